@@ -1,0 +1,37 @@
+"""What Dure says when it says no: a code for programs, one sentence for people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why something waits, was refused, placed or ended.
+
+    `code` is stable, kebab-case and fit for programs (`allocation-exhausted`); `sentence` names
+    the things involved and is fit to be shown as it stands.
+    """
+
+    code: str
+    sentence: str
+
+
+class RefusedError(Exception):
+    """A request that Dure understood and does not carry out; nothing has changed.
+
+    `status` is the HTTP status that the API answers with: 400 for what can never be right,
+    403 and 404 for what is not the caller's, 409 for what clashes with the present state.
+    """
+
+    def __init__(self, code: str, sentence: str, *, status: int = 400) -> None:
+        super().__init__(sentence)
+        self.reason = Reason(code, sentence)
+        self.status = status
+
+
+class NotFoundError(RefusedError):
+    """No such thing, or not the caller's: the same answer, so that existence stays secret."""
+
+    def __init__(self, kind: str, id_: object) -> None:
+        super().__init__("not-found", f"There is no {kind} {id_!s} that you may see.", status=404)
