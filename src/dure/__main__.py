@@ -1,3 +1,5 @@
+"""`python -m dure` is `dure`."""
+
 from dure.cli import main
 
 main()

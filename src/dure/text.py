@@ -1,6 +1,6 @@
-"""What text from users may hold. Their words travel as data only; these checks are the second wall.
+r"""What text from users may hold: their words travel as data only, and this is the second wall.
 
-Every pattern ends in \\Z: `$` would let a trailing newline through, and a newline is all that an
+Every pattern ends in `\Z`: a `$` would let a trailing newline through, and a newline is all that an
 engine's directive needs.
 """
 
@@ -46,12 +46,13 @@ def check_slug(field: str, value: str) -> None:
     """
     if not SLUG.match(value):
         raise ValueError(
-            f"{field} {shown(value)} is not an id; use 1 to 63 lower-case letters, digits or hyphens"
+            f"{field} {shown(value)} is not an id; "
+            "use 1 to 63 lower-case letters, digits or hyphens"
         )
 
 
 def check_text(field: str, value: str, *, limit: int = TEXT_MAX) -> None:
-    """Free text that travels as data: anything UTF-8 can carry except NUL, up to `limit` characters.
+    """Free text that travels as data: what UTF-8 can carry, without NUL, up to `limit` characters.
 
     Raises:
         ValueError: NUL, a lone surrogate, or too long.

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Final, NewType
 
+from dure.text import shown
+
 InstantMs = NewType("InstantMs", int)
 
 MS_PER_S: Final = 1_000
@@ -28,6 +30,7 @@ WALLTIME_S_MAX: Final = 366 * 24 * S_PER_HOUR
 
 _CLOCK = re.compile(r"\A(?:(?P<days>\d{1,4})-)?(?P<parts>\d{1,6}(?::\d{1,2}){0,2})\Z")
 _SUFFIXED = re.compile(r"\A(?P<number>\d{1,7})(?P<unit>[smhd])\Z")
+_DECIMAL = re.compile(r"\A\d{1,12}(?:\.\d{1,6})?\Z")
 _SECONDS: Final = {"s": 1, "m": 60, "h": S_PER_HOUR, "d": 24 * S_PER_HOUR}
 
 
@@ -65,10 +68,11 @@ def walltime_s_from_text(text: str) -> int:
     seconds = _walltime_s(text.strip())
     if seconds is None:
         raise ValueError(
-            f"time {text!r} is not a walltime; write minutes, H:MM:SS, D-HH:MM:SS or 90s, 30m, 2h, 3d"
+            f"time {shown(text)} is not a walltime; "
+            "write minutes, H:MM:SS, D-HH:MM:SS or 90s, 30m, 2h, 3d"
         )
     if not 1 <= seconds <= WALLTIME_S_MAX:
-        raise ValueError(f"time {text!r} is {seconds} s; it must be from 1 s to 366 days")
+        raise ValueError(f"time {shown(text)} is {seconds} s; it must be from 1 s to 366 days")
     return seconds
 
 
@@ -79,7 +83,7 @@ def _walltime_s(text: str) -> int | None:
         return None
     parts = [int(part) for part in clock["parts"].split(":")]
     if clock["days"] is not None:  # D-H[:M[:S]]
-        hours, minutes, seconds = (parts + [0, 0])[:3]
+        hours, minutes, seconds = [*parts, 0, 0][:3]
         return ((int(clock["days"]) * 24 + hours) * 60 + minutes) * 60 + seconds
     match parts:
         case [minutes]:
@@ -123,7 +127,7 @@ def ucredit_from_text(text: str) -> int:
         value = None
     if value is None or "/" in text or value.denominator != 1 or abs(value) > INT64_MAX:
         raise ValueError(
-            f"{text!r} is not a number of credits; write a decimal such as 1500 or 0.25"
+            f"{shown(text)} is not a number of credits; write a decimal such as 1500 or 0.25"
         )
     return int(value)
 
