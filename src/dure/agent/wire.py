@@ -1,0 +1,145 @@
+"""What an agent and the control plane say to each other.
+
+`sync` is one idempotent call: observed against desired. Losing or repeating a message changes
+nothing, because each side always states the whole present, never a change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
+
+from dure.engines import EngineEnd, Phase, PoolReport
+from dure.jobs import Notice
+from dure.text import SHA256, check_relative_path, check_text, shown
+from dure.units import INT64_MAX
+
+FILES_MAX = 20_000
+FILE_BYTES_MAX = 2 * 1024**3
+TREE_BYTES_MAX = 20 * 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A regular file of a tree: its path inside it, its size, the digest of its content."""
+
+    path: str
+    size: int
+    sha256: str
+    executable: bool = False
+
+    def __post_init__(self) -> None:
+        check_relative_path("path", self.path)
+        if not 0 <= self.size <= FILE_BYTES_MAX:
+            raise ValueError(
+                f"size of {shown(self.path)} is {self.size:,}; it must be from 0 to "
+                f"{FILE_BYTES_MAX:,} bytes"
+            )
+        if not SHA256.match(self.sha256):
+            raise ValueError(f"sha256 {shown(self.sha256)} is not 64 lower-case hex digits")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A tree of regular files, in the order of their paths: no links, no devices, no archives."""
+
+    files: tuple[FileEntry, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.files) > FILES_MAX:
+            raise ValueError(f"files has {len(self.files):,} entries; at most {FILES_MAX:,}")
+        if sum(entry.size for entry in self.files) > TREE_BYTES_MAX:
+            raise ValueError(f"files are larger than {TREE_BYTES_MAX:,} bytes together")
+        paths = [entry.path for entry in self.files]
+        if any(a >= b for a, b in pairwise(paths)):
+            raise ValueError("files must be in the order of their paths, each path once")
+        folders = {path[:at] for path in paths for at, c in enumerate(path) if c == "/"}
+        if clash := folders & set(paths):
+            raise ValueError(f"path {shown(min(clash))} is both a file and a folder")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptReport:
+    """One attempt as the site knows it. Repeated until the control plane has closed it."""
+
+    attempt_id: str
+    engine_id: str
+    phase: Phase
+    started_ms: int | None = None
+    ended_ms: int | None = None
+    end: EngineEnd | None = None
+    exit_code: int | None = None
+    detail: str = ""
+    outputs: Manifest | None = None
+    """Collected once it ended; their contents were uploaded before this is said."""
+    checkpoint: Manifest | None = None
+
+    def __post_init__(self) -> None:
+        check_text("attempt_id", self.attempt_id, limit=80)
+        check_text("engine_id", self.engine_id, limit=200)
+        check_text("detail", self.detail, limit=2_000)
+        for field in (self.started_ms, self.ended_ms, self.exit_code):
+            if field is not None and abs(field) > INT64_MAX:
+                raise ValueError("an instant or exit code does not fit 64 bits")
+        if (self.phase is Phase.ENDED) != (self.end is not None):
+            raise ValueError("end must be given exactly when the phase is ended")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncRequest:
+    """The whole present of one cluster, as its agent sees it."""
+
+    cluster_id: str
+    engine: str
+    engine_answered: bool
+    """False: the engine could not be asked; `attempts` and `pools` are then the last known."""
+    pools: tuple[PoolReport, ...]
+    attempts: tuple[AttemptReport, ...]
+
+
+class Wish(StrEnum):
+    """What should become of an attempt."""
+
+    RUN = "run"
+    STOP = "stop"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """An attempt that should exist. Its secrets are fetched apart, when it is first launched."""
+
+    attempt_id: str
+    wish: Wish
+    job_id: str
+    job_name: str
+    task_index: int
+    attempt_number: int
+    project: str
+    pool_id: str
+    nodes: tuple[int, ...]
+    gpus_per_node: int
+    walltime_s: int
+    notice: Notice
+    grace_s: int
+    command: tuple[str, ...]
+    script: str | None
+    env: dict[str, str]
+    workdir: Manifest | None
+    checkpoint_dir: str | None
+    checkpoint: Manifest | None
+    outputs_dir: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncReply:
+    """Desired state: every attempt that should exist on this cluster, and how long to go on."""
+
+    orders: tuple[Order, ...]
+    closed: tuple[str, ...]
+    """Reported attempts whose end is settled: the agent may forget them."""
+    strangers: tuple[str, ...]
+    """Reported attempts that the control plane does not know: leave them alone and say so."""
+    lease_s: int
+    """From the moment this sync was sent, each ordered attempt may go on for so long unseen."""
+    interval_s: float

@@ -1,0 +1,125 @@
+"""What Dure asks of an operator's engine, whatever it is: Slurm, Ray, Kubernetes, one machine.
+
+An engine is driven by its operator's agent, next to the cluster. It runs attempts by key: the
+attempt's id is the name under which the engine knows it, so that it can always be asked again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from dure.jobs import Notice
+
+
+class Phase(StrEnum):
+    """How far an engine says an attempt is. `ended` is believed on positive evidence only."""
+
+    ACCEPTED = "accepted"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+class EngineEnd(StrEnum):
+    """How an attempt ended, as its engine saw it."""
+
+    COMPLETED = "completed"
+    ERRED = "erred"
+    WALLTIME_REACHED = "walltime-reached"
+    STOPPED = "stopped"
+    NODE_FAILED = "node-failed"
+    START_FAILED = "start-failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """Everything an engine needs to run one attempt. User text is data: files, argv, env."""
+
+    attempt_id: str
+    pool_id: str
+    nodes: tuple[int, ...]
+    """Ordinals of the pool's nodes, rank 0 first; engines that place for themselves ignore them."""
+    gpus_per_node: int
+    walltime_s: int
+    notice: Notice
+    grace_s: int
+    command: tuple[str, ...]
+    script: str | None
+    env: dict[str, str]
+    """The user's variables and secrets, and Dure's own DURE_ ones; the engine adds the ranks'."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What an engine knows of one attempt. Instants are the engine's own clock, in ms."""
+
+    attempt_id: str
+    engine_id: str
+    phase: Phase
+    started_ms: int | None = None
+    ended_ms: int | None = None
+    end: EngineEnd | None = None
+    exit_code: int | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """One node of a pool: how many GPUs it offers, and whether it works."""
+
+    ordinal: int
+    gpus: int
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PoolReport:
+    """A pool as the engine sees it now."""
+
+    pool_id: str
+    nodes: tuple[NodeReport, ...]
+
+
+class EngineError(Exception):
+    """The engine did not do it, or may or may not have: the attempt's state is unknown."""
+
+
+class LaunchRefusedError(EngineError):
+    """The engine will never run this launch: positive evidence that it did not start."""
+
+
+class Engine(Protocol):
+    """Six verbs. Each may raise EngineError, which means unknown, never gone."""
+
+    def submit(self, launch: Launch, folder: Path) -> str:
+        """Run the attempt in `folder`, the job's prepared copy. Idempotent by attempt id.
+
+        Returns the engine's own id. Raises LaunchRefusedError when it will never run.
+        """
+        ...
+
+    def observe(self) -> tuple[Observation, ...]:
+        """All attempts the engine knows, in one batched query."""
+        ...
+
+    def stop(self, attempt_id: str) -> None:
+        """Send the attempt's notice signal and end it after its grace. Idempotent."""
+        ...
+
+    def extend(self, attempt_id: str, lease_until_ms: int) -> None:
+        """Let it run until then by the engine's clock; without a longer lease it is stopped."""
+        ...
+
+    def forget(self, attempt_id: str) -> None:
+        """Remove what is left of an ended attempt. Idempotent."""
+        ...
+
+    def capacity(self) -> tuple[PoolReport, ...]:
+        """The cluster's pools, nodes and health."""
+        ...
+
+    def log_path(self, attempt_id: str, rank: int) -> Path:
+        """The file to which node `rank` writes both its streams; it may not exist yet."""
+        ...
