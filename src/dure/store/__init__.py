@@ -1,0 +1,1 @@
+"""The database: tables, constraints, and the statements on them."""

@@ -1,0 +1,274 @@
+"""The tables, apart from the ledger's own (ledger_schema.py). Instants are ms since the epoch, UTC.
+
+Two rules of the design stand here as constraints, so that no code can break them: a task has at
+most one open attempt (I2), and states are those of the one transition table.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    UniqueConstraint,
+    text,
+)
+
+from dure.life import LIVE, TERMINAL, State
+from dure.store.metadata import metadata
+
+
+def _one_of(column: str, values: type[State]) -> str:
+    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
+
+
+# ---- who -----------------------------------------------------------------------------------------
+
+people = Table(
+    "people",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("email", String, unique=True),
+    Column("created_ms", BigInteger, nullable=False),
+)
+
+role_grants = Table(
+    "role_grants",
+    metadata,
+    Column("person", ForeignKey("people.id"), primary_key=True),
+    Column("role", String, primary_key=True),
+    Column("scope", String, primary_key=True),
+    Column("granted_ms", BigInteger, nullable=False),
+)
+Index("ix_role_grants_scope", role_grants.c.scope, role_grants.c.role)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("secret_sha256", String, nullable=False),
+    Column("person", ForeignKey("people.id"), nullable=False, index=True),
+    Column("label", String, nullable=False),
+    Column("scopes", JSON, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+    Column("revoked_ms", BigInteger),
+)
+
+organisations = Table(
+    "organisations",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("kind", String, nullable=False),
+)
+
+projects = Table(
+    "projects",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("organisation", ForeignKey("organisations.id"), nullable=False),
+    Column("title", String, nullable=False),
+)
+
+allocations = Table(
+    "allocations",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("project", ForeignKey("projects.id"), nullable=False, index=True),
+    Column("kind", String, nullable=False),
+    Column("starts_ms", BigInteger, nullable=False),
+    Column("ends_ms", BigInteger, nullable=False),
+    Column("credit_ucredit", BigInteger),
+    Column("gpus", Integer),
+    Column("gpu_model", String),
+    Column("pool", String),
+    Column("subsidy_milli", Integer, nullable=False),
+)
+
+# ---- where ---------------------------------------------------------------------------------------
+
+scenarios = Table(
+    "scenarios",
+    metadata,
+    Column("version", Integer, primary_key=True),
+    Column("loaded_ms", BigInteger, nullable=False),
+    Column("document", String, nullable=False),
+)
+
+sites = Table(
+    "sites",
+    metadata,
+    Column("cluster", String, primary_key=True),
+    Column("received_ms", BigInteger, nullable=False),
+    Column("answered_ms", BigInteger, nullable=False),
+    Column("report", String, nullable=False),
+    comment="the latest sync of each cluster's agent: level-triggered, so the latest is enough",
+)
+
+# ---- what ----------------------------------------------------------------------------------------
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("project", ForeignKey("projects.id"), nullable=False),
+    Column("allocation", ForeignKey("allocations.id"), nullable=False),
+    Column("submitter", ForeignKey("people.id"), nullable=False),
+    Column("name", String, nullable=False),
+    Column("spec", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("tasks", Integer, nullable=False),
+    Column("accepted_ms", BigInteger, nullable=False),
+    Column("ended_ms", BigInteger),
+    CheckConstraint(_one_of("state", State), name="state"),
+    sqlite_autoincrement=True,
+)
+Index("ix_jobs_project", jobs.c.project, jobs.c.id)
+Index("ix_jobs_project_state", jobs.c.project, jobs.c.state, jobs.c.id)
+Index("ix_jobs_state", jobs.c.state, jobs.c.id)
+
+job_dependencies = Table(
+    "job_dependencies",
+    metadata,
+    Column("job", ForeignKey("jobs.id"), primary_key=True),
+    Column("kind", String, primary_key=True),
+    Column("on_job", ForeignKey("jobs.id"), primary_key=True, index=True),
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("job", ForeignKey("jobs.id"), nullable=False),
+    Column("index", Integer, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("state", String, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("retries_left", Integer, nullable=False),
+    Column("platform_retries_left", Integer, nullable=False),
+    Column("not_before_ms", BigInteger, nullable=False, server_default="0"),
+    Column("reason_code", String),
+    Column("reason", String),
+    Column("checkpoint", String),
+    Column("exit_code", Integer),
+    Column("ended_ms", BigInteger),
+    UniqueConstraint("job", "index"),
+    CheckConstraint(_one_of("state", State), name="state"),
+    sqlite_autoincrement=True,
+)
+LIVE_SQL: Final = f"state IN ({', '.join(repr(str(state)) for state in LIVE)})"
+_OPEN_SQL: Final = f"state NOT IN ({', '.join(repr(str(state)) for state in TERMINAL)})"
+Index("ix_tasks_open", tasks.c.state, tasks.c.priority.desc(), tasks.c.id,
+      sqlite_where=text(_OPEN_SQL))  # fmt: skip
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("task", ForeignKey("tasks.id"), nullable=False),
+    Column("job", ForeignKey("jobs.id"), nullable=False, index=True),
+    Column("number", Integer, nullable=False),
+    Column("cluster", String, nullable=False),
+    Column("pool", String, nullable=False),
+    Column("operator", String, nullable=False),
+    Column("gpu_model", String, nullable=False),
+    Column("nodes", JSON, nullable=False),
+    Column("slots_per_node", Integer, nullable=False),
+    Column("allocation", ForeignKey("allocations.id"), nullable=False),
+    Column("hold", BigInteger, nullable=False),
+    Column("hold_gpu_ms", BigInteger, nullable=False),
+    Column("factors", JSON, nullable=False),
+    Column("reason_code", String, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("wish", String, nullable=False),
+    Column("intended_ms", BigInteger, nullable=False),
+    Column("lease_until_ms", BigInteger, nullable=False),
+    Column("engine_id", String),
+    Column("started_ms", BigInteger),
+    Column("missing_since_ms", BigInteger),
+    Column("ended_ms", BigInteger),
+    Column("closed_ms", BigInteger),
+    Column("cause", String),
+    Column("exit_code", Integer),
+    Column("detail", String),
+    Column("gpu_ms", BigInteger),
+    Column("charge", BigInteger),
+    Column("dispute", String),
+    Column("outputs", String),
+    Column("checkpoint", String),
+    UniqueConstraint("task", "number"),
+)
+Index("ux_attempts_open", attempts.c.task, unique=True,
+      sqlite_where=attempts.c.closed_ms.is_(None))  # fmt: skip
+Index("ix_attempts_cluster_open", attempts.c.cluster,
+      sqlite_where=attempts.c.closed_ms.is_(None))  # fmt: skip
+Index("ix_attempts_allocation", attempts.c.allocation, attempts.c.closed_ms)
+Index("ix_attempts_operator", attempts.c.operator, attempts.c.closed_ms)
+
+submissions = Table(
+    "submissions",
+    metadata,
+    Column("person", String, primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("request_sha256", String, nullable=False),
+    Column("jobs", JSON, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    comment="idempotency keys: the same submission twice is one",
+)
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("job", ForeignKey("jobs.id"), primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),
+    comment="encrypted, and deleted when the job ends",
+)
+
+# ---- files ---------------------------------------------------------------------------------------
+
+manifests = Table(
+    "manifests",
+    metadata,
+    Column("sha256", String, primary_key=True),
+    Column("document", String, nullable=False),
+)
+
+project_blobs = Table(
+    "project_blobs",
+    metadata,
+    Column("project", ForeignKey("projects.id"), primary_key=True),
+    Column("sha256", String, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    comment="contents a project has itself brought: knowing a digest is not having the file",
+)
+
+# ---- what happened -------------------------------------------------------------------------------
+
+events = Table(
+    "events",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("project", String, nullable=False),
+    Column("job", Integer, nullable=False),
+    Column("task", Integer),
+    Column("attempt", String),
+    Column("state", String),
+    Column("code", String, nullable=False),
+    Column("sentence", String, nullable=False),
+    sqlite_autoincrement=True,
+)
+Index("ix_events_job", events.c.job, events.c.seq)
+Index("ix_events_project", events.c.project, events.c.seq)
