@@ -48,6 +48,7 @@ class Action(StrEnum):
     SYNC = "sync"
     SUBMIT = "submit"
     CANCEL_ANY = "cancel-any"
+    RECALL = "recall"
     READ_JOBS = "read-jobs"
     READ_DATA = "read-data"  # logs, outputs: what the work itself says
     READ_PROJECT = "read-project"
@@ -68,6 +69,7 @@ MAY: Final = MappingProxyType(
         Action.SYNC: frozenset({Role.AGENT}),
         Action.SUBMIT: PROJECT_ROLES,
         Action.CANCEL_ANY: frozenset({Role.ADMIN, Role.PI}),
+        Action.RECALL: _OFFICE,
         Action.READ_JOBS: PROJECT_ROLES | _OVERSIGHT,
         Action.READ_DATA: PROJECT_ROLES,
         Action.READ_PROJECT: PROJECT_ROLES | _OVERSIGHT,

@@ -162,6 +162,14 @@ class UsageLine:
     dispute: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class UsagePage:
+    """Usage in the order in which attempts closed, newest first; `next` is a cursor or None."""
+
+    lines: tuple[UsageLine, ...]
+    next: str | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatementLine:
     """Sums over closed attempts of one allocation at one operator on one GPU model."""
@@ -299,6 +307,22 @@ class Why:
     state: State
     tasks: tuple[TaskWhy, ...]
     events: tuple[EventView, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogChunk:
+    """A piece of what one node of an attempt wrote, from byte `offset` on.
+
+    `end` is the byte after it. Text is UTF-8 with what is not UTF-8 replaced; a chunk never ends
+    inside a character.
+    """
+
+    task_index: int
+    attempt_number: int
+    rank: int
+    offset: int
+    end: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
