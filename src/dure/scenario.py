@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -104,8 +105,9 @@ def find(name_or_path: str) -> Path:
     shipped = {file.stem: file for folder in _folders() for file in sorted(folder.glob("*.toml"))}
     if SLUG.match(name_or_path) and name_or_path in shipped:
         return shipped[name_or_path]
-    if "\0" not in name_or_path and Path(name_or_path).is_file():
-        return Path(name_or_path)
+    with suppress(OSError, ValueError):  # a name too long, a NUL: no such file either
+        if Path(name_or_path).is_file():
+            return Path(name_or_path)
     raise _bad(
         f"There is no scenario {shown(name_or_path)}; "
         f"name a TOML file or one of {', '.join(sorted(shipped))}."
