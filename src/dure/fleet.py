@@ -344,7 +344,7 @@ def totals(fleet: Fleet, at_ms: int) -> FleetTotals:
             total[1] += gpus if phase is WavePhase.IN_SERVICE else 0
         return tuple(Total(id_, *sums[id_]) for id_ in sorted(sums))
 
-    by_phase = by(lambda _, phase: phase)
+    by_phase = by(lambda _, phase: phase.value)
     return FleetTotals(
         at_ms=at_ms,
         gpus=sum(total.gpus for total in by_phase),
