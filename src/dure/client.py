@@ -11,18 +11,17 @@ The CLI is built on it and uses nothing else.
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar, cast
+from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
 from httpx_sse import ServerSentEvent, connect_sse
-from pydantic import TypeAdapter
 
+from dure import codec
 from dure.agent.wire import Manifest
 from dure.allocations import Allocation, Organisation, Project
 from dure.fleet import FleetTotals
@@ -82,11 +81,6 @@ class Stream:
     path: str
     query: Query
     last_id: str = ""
-
-
-@cache
-def _adapter(type_: Hashable) -> TypeAdapter[Any]:
-    return TypeAdapter(type_)
 
 
 class Client:
@@ -168,13 +162,13 @@ class Client:
     def _logs(self, job: str, query: Query) -> Iterator[LogChunk]:
         stream = Stream(f"/v1/jobs/{_part(job)}/logs", query)
         for event in self._events(stream):
-            yield _adapter(LogChunk).validate_json(event.data)
+            yield codec.read(LogChunk, event.data)
 
     def follow_events(self, job: str, *, after: int = 0) -> Iterator[EventView]:
         """What happened to a job and what happens, until it has ended."""
         stream = Stream(f"/v1/jobs/{_part(job)}/events", {"after": after})
         for event in self._events(stream):
-            yield _adapter(EventView).validate_json(event.data)
+            yield codec.read(EventView, event.data)
 
     def outputs(self, job: str) -> tuple[TaskOutputs, ...]:
         """The manifests of a job's output files."""
@@ -342,7 +336,7 @@ class Client:
         self, path: str, type_: type[T], body: Any = None, headers: dict[str, str] | None = None
     ) -> T:
         headers = {"Content-Type": "application/json"} | (headers or {})
-        content = b"" if body is None else _adapter(type(body)).dump_json(body)
+        content = b"" if body is None else codec.encode(body)
         return self._decode(self._request("POST", path, content=content, headers=headers), type_)
 
     def _delete(self, path: str, query: Query | None = None) -> None:
@@ -356,7 +350,7 @@ class Client:
 
     @staticmethod
     def _decode(response: httpx.Response, type_: type[T]) -> T:
-        return cast("T", _adapter(type_).validate_json(response.content))
+        return codec.read(type_, response.content)
 
     def _reaching(self) -> _Reaching:
         return _Reaching(str(self._http.base_url))
@@ -422,7 +416,7 @@ def _raise(response: httpx.Response) -> None:
     if not response.is_error:
         return
     try:
-        problem = _adapter(Problem).validate_json(response.content)
+        problem = codec.read(Problem, response.content)
     except ValueError:
         text = f"The control plane answered {response.status_code} without saying why."
         problem = Problem(

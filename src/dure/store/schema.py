@@ -151,7 +151,7 @@ tasks = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("job", ForeignKey("jobs.id"), nullable=False),
-    Column("index", Integer, nullable=False),
+    Column("array_index", Integer, nullable=False),
     Column("priority", Integer, nullable=False),
     Column("state", String, nullable=False),
     Column("attempts", Integer, nullable=False, server_default="0"),
@@ -163,7 +163,7 @@ tasks = Table(
     Column("checkpoint", String),
     Column("exit_code", Integer),
     Column("ended_ms", BigInteger),
-    UniqueConstraint("job", "index"),
+    UniqueConstraint("job", "array_index"),
     CheckConstraint(_one_of("state", State), name="state"),
     sqlite_autoincrement=True,
 )

@@ -1,0 +1,338 @@
+"""Statements on attempts: opening one, what its site says of it, closing it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from dure import codec
+from dure.agent.wire import Manifest, Wish
+from dure.allocations import BudgetUnit
+from dure.errors import Reason
+from dure.life import CHARGED, EndCause
+from dure.metering import Factors
+from dure.store.jobs import job_name
+from dure.store.schema import allocations, attempts, jobs, tasks
+from dure.views import AttemptView, StatementLine, UsageLine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """An attempt as it stands. It is open while `closed_ms` is None."""
+
+    id: str
+    task: int
+    job: int
+    number: int
+    cluster: str
+    pool: str
+    operator: str
+    gpu_model: str
+    nodes: tuple[int, ...]
+    slots_per_node: int
+    allocation: str
+    hold: int
+    hold_gpu_ms: int
+    factors: Factors
+    placed: Reason
+    wish: Wish
+    intended_ms: int
+    lease_until_ms: int
+    engine_id: str | None = None
+    started_ms: int | None = None
+    missing_since_ms: int | None = None
+    closed_ms: int | None = None
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that it occupies and is charged for."""
+        return len(self.nodes) * self.slots_per_node
+
+
+def open_attempt(connection: Connection, attempt: Attempt) -> None:
+    """Record a new attempt. The database refuses a second open one of its task (I2)."""
+    connection.execute(
+        insert(attempts).values(
+            id=attempt.id,
+            task=attempt.task,
+            job=attempt.job,
+            number=attempt.number,
+            cluster=attempt.cluster,
+            pool=attempt.pool,
+            operator=attempt.operator,
+            gpu_model=attempt.gpu_model,
+            nodes=list(attempt.nodes),
+            slots_per_node=attempt.slots_per_node,
+            allocation=attempt.allocation,
+            hold=attempt.hold,
+            hold_gpu_ms=attempt.hold_gpu_ms,
+            factors=codec.adapter(Factors).dump_python(attempt.factors, mode="json"),
+            reason_code=attempt.placed.code,
+            reason=attempt.placed.sentence,
+            wish=attempt.wish,
+            intended_ms=attempt.intended_ms,
+            lease_until_ms=attempt.lease_until_ms,
+        )
+    )
+
+
+def change(connection: Connection, attempt: str, **values: Any) -> None:
+    """Set some columns of an open attempt."""
+    connection.execute(
+        update(attempts)
+        .where(attempts.c.id == attempt, attempts.c.closed_ms.is_(None))
+        .values(**values)
+    )
+
+
+def extend_leases(connection: Connection, ids: Sequence[str], until_ms: int) -> None:
+    """Let attempts that their site was just told of go on unseen until then."""
+    connection.execute(
+        update(attempts)
+        .where(attempts.c.id.in_(ids), attempts.c.lease_until_ms < until_ms)
+        .values(lease_until_ms=until_ms)
+    )
+
+
+def _attempt(row: Row[tuple[object, ...]]) -> Attempt:
+    return Attempt(
+        id=row.id,
+        task=row.task,
+        job=row.job,
+        number=row.number,
+        cluster=row.cluster,
+        pool=row.pool,
+        operator=row.operator,
+        gpu_model=row.gpu_model,
+        nodes=tuple(row.nodes),
+        slots_per_node=row.slots_per_node,
+        allocation=row.allocation,
+        hold=row.hold,
+        hold_gpu_ms=row.hold_gpu_ms,
+        factors=codec.adapter(Factors).validate_python(row.factors),
+        placed=Reason(row.reason_code, row.reason),
+        wish=Wish(row.wish),
+        intended_ms=row.intended_ms,
+        lease_until_ms=row.lease_until_ms,
+        engine_id=row.engine_id,
+        started_ms=row.started_ms,
+        missing_since_ms=row.missing_since_ms,
+        closed_ms=row.closed_ms,
+    )
+
+
+def open_attempts(connection: Connection, cluster: str | None = None) -> tuple[Attempt, ...]:
+    """Open attempts by id, of one cluster or of all."""
+    query = select(attempts).where(attempts.c.closed_ms.is_(None)).order_by(attempts.c.id)
+    if cluster is not None:
+        query = query.where(attempts.c.cluster == cluster)
+    return tuple(_attempt(row) for row in connection.execute(query))
+
+
+def attempt_of_task(connection: Connection, task: int) -> Attempt | None:
+    """A task's open attempt, or None."""
+    row = connection.execute(
+        select(attempts).where(attempts.c.task == task, attempts.c.closed_ms.is_(None))
+    ).one_or_none()
+    return None if row is None else _attempt(row)
+
+
+def find(connection: Connection, attempt: str) -> Attempt | None:
+    """An attempt by its id, open or closed, or None."""
+    row = connection.execute(select(attempts).where(attempts.c.id == attempt)).one_or_none()
+    return None if row is None else _attempt(row)
+
+
+def known(connection: Connection, ids: Iterable[str]) -> dict[str, tuple[str, bool]]:
+    """Of those attempts, the ones that exist: id -> (cluster, whether it is closed)."""
+    rows = connection.execute(
+        select(attempts.c.id, attempts.c.cluster, attempts.c.closed_ms).where(
+            attempts.c.id.in_(list(ids))
+        )
+    )
+    return {row.id: (row.cluster, row.closed_ms is not None) for row in rows}
+
+
+def last_outputs(connection: Connection, job: int) -> tuple[tuple[int, str, Manifest], ...]:
+    """(task index, attempt id, manifest) of each task's last closed attempt with outputs."""
+    rows = connection.execute(
+        select(tasks.c.array_index, attempts.c.id, attempts.c.outputs)
+        .join_from(attempts, tasks, tasks.c.id == attempts.c.task)
+        .where(attempts.c.job == job, attempts.c.outputs.is_not(None))
+        .order_by(tasks.c.array_index, attempts.c.number)
+    )
+    last = {row.array_index: (row.array_index, row.id, row.outputs) for row in rows}
+    return tuple(
+        (index, attempt, codec.read(Manifest, document))
+        for index, attempt, document in last.values()
+    )
+
+
+def views_by_task(
+    connection: Connection, job: int, task_ids: Iterable[int]
+) -> dict[int, list[AttemptView]]:
+    """The attempts of a job's tasks, as the API shows them, in their order."""
+    rows = connection.execute(
+        select(attempts)
+        .where(attempts.c.job == job, attempts.c.task.in_(list(task_ids)))
+        .order_by(attempts.c.task, attempts.c.number)
+    )
+    found: dict[int, list[AttemptView]] = {}
+    for row in rows:
+        found.setdefault(row.task, []).append(_view(row))
+    return found
+
+
+def _view(row: Row[tuple[object, ...]]) -> AttemptView:
+    return AttemptView(
+        id=row.id,
+        number=row.number,
+        operator=row.operator,
+        cluster=row.cluster,
+        pool=row.pool,
+        gpu_model=row.gpu_model,
+        nodes=tuple(row.nodes),
+        gpus=len(row.nodes) * row.slots_per_node,
+        placed=Reason(row.reason_code, row.reason),
+        intended_ms=row.intended_ms,
+        started_ms=row.started_ms,
+        ended_ms=row.ended_ms,
+        cause=None if row.cause is None else EndCause(row.cause),
+        exit_code=row.exit_code,
+        detail=row.detail,
+        gpu_ms=row.gpu_ms,
+        charge=row.charge,
+        dispute=row.dispute,
+    )
+
+
+def job_totals(connection: Connection, job: int) -> tuple[int, int]:
+    """(GPU-ms metered, charge) of a job's closed attempts."""
+    row = connection.execute(
+        select(
+            func.coalesce(func.sum(attempts.c.gpu_ms), 0),
+            func.coalesce(func.sum(attempts.c.charge), 0),
+        ).where(attempts.c.job == job)
+    ).one()
+    return int(row[0]), int(row[1])
+
+
+# ---- usage ---------------------------------------------------------------------------------------
+
+_UNIT: Final = {"hours": BudgetUnit.UCREDIT, "capacity": BudgetUnit.GPU_MS}
+_ABSORBED: Final = [cause for cause in EndCause if cause not in CHARGED]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageFilter:
+    """Which closed attempts: None means any. The window [from_ms, until_ms) is of closing."""
+
+    of_projects: tuple[str, ...] | None = None
+    operator: str | None = None
+    job: int | None = None
+    from_ms: int | None = None
+    until_ms: int | None = None
+
+    def conditions(self) -> list[Any]:
+        """As SQL."""
+        wanted: list[Any] = [attempts.c.closed_ms.is_not(None)]
+        if self.of_projects is not None:
+            wanted.append(jobs.c.project.in_(self.of_projects))
+        if self.operator is not None:
+            wanted.append(attempts.c.operator == self.operator)
+        if self.job is not None:
+            wanted.append(attempts.c.job == self.job)
+        if self.from_ms is not None:
+            wanted.append(attempts.c.closed_ms >= self.from_ms)
+        if self.until_ms is not None:
+            wanted.append(attempts.c.closed_ms < self.until_ms)
+        return wanted
+
+
+def usage(
+    connection: Connection, wanted: UsageFilter, before: tuple[int, str] | None, limit: int
+) -> tuple[tuple[UsageLine, ...], tuple[int, str] | None]:
+    """Usage lines, last closed first, below the cursor `before`; and the next cursor."""
+    query = (
+        select(
+            attempts, tasks.c.array_index.label("task_index"), jobs.c.project, allocations.c.kind
+        )
+        .join_from(attempts, tasks, tasks.c.id == attempts.c.task)
+        .join(jobs, jobs.c.id == attempts.c.job)
+        .join(allocations, allocations.c.id == attempts.c.allocation)
+        .where(*wanted.conditions())
+        .order_by(attempts.c.closed_ms.desc(), attempts.c.id.desc())
+        .limit(limit)
+    )
+    if before is not None:
+        closed_ms, attempt = before
+        query = query.where(
+            (attempts.c.closed_ms < closed_ms)
+            | ((attempts.c.closed_ms == closed_ms) & (attempts.c.id < attempt))
+        )
+    rows = connection.execute(query).all()
+    cursor = (rows[-1].closed_ms, rows[-1].id) if len(rows) == limit else None
+    return tuple(_usage_line(row) for row in rows), cursor
+
+
+def _usage_line(row: Row[tuple[object, ...]]) -> UsageLine:
+    cause = EndCause(row.cause)
+    return UsageLine(
+        attempt=row.id,
+        job=job_name(row.job),
+        task_index=row.task_index,
+        allocation=row.allocation,
+        project=row.project,
+        operator=row.operator,
+        pool=row.pool,
+        gpu_model=row.gpu_model,
+        started_ms=row.started_ms,
+        ended_ms=row.ended_ms,
+        cause=cause,
+        gpu_ms=row.gpu_ms,
+        unit=_UNIT[row.kind],
+        charge=row.charge,
+        absorbed=cause not in CHARGED,
+        factors=codec.adapter(Factors).validate_python(row.factors),
+        dispute=row.dispute,
+    )
+
+
+def statement_lines(connection: Connection, wanted: UsageFilter) -> tuple[StatementLine, ...]:
+    """Sums over closed attempts by project, allocation, operator and GPU model."""
+    absorbed = attempts.c.cause.in_(_ABSORBED)
+    keys = (jobs.c.project, attempts.c.allocation, attempts.c.operator, attempts.c.gpu_model)
+    rows = connection.execute(
+        select(
+            *keys,
+            allocations.c.kind,
+            func.count().label("attempts"),
+            func.coalesce(func.sum(attempts.c.gpu_ms).filter(~absorbed), 0).label("gpu_ms"),
+            func.coalesce(func.sum(attempts.c.gpu_ms).filter(absorbed), 0).label("absorbed"),
+            func.sum(attempts.c.charge).label("charge"),
+            func.count(attempts.c.dispute).label("disputed"),
+        )
+        .join_from(attempts, jobs, jobs.c.id == attempts.c.job)
+        .join(allocations, allocations.c.id == attempts.c.allocation)
+        .where(*wanted.conditions())
+        .group_by(*keys, allocations.c.kind)
+        .order_by(*keys)
+    )
+    return tuple(
+        StatementLine(
+            project=row.project,
+            allocation=row.allocation,
+            operator=row.operator,
+            gpu_model=row.gpu_model,
+            attempts=row.attempts,
+            gpu_ms=row.gpu_ms,
+            unit=_UNIT[row.kind],
+            charge=row.charge,
+            absorbed_gpu_ms=row.absorbed,
+            disputed=row.disputed,
+        )
+        for row in rows
+    )

@@ -1,0 +1,316 @@
+"""Statements on jobs and their tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from heapq import merge
+from itertools import islice
+from typing import Final
+
+from sqlalchemy import Connection, Row, Select, func, insert, select, update
+
+from dure import codec
+from dure.errors import Reason
+from dure.jobs import DependencyKind, JobSpec
+from dure.life import LIVE, PLATFORM_RETRIES, TERMINAL, State, job_state
+from dure.store.schema import job_dependencies, jobs, tasks
+from dure.views import JobSummary, TaskWhy
+
+TASKS_SHOWN_MAX: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """A job about to be accepted. `depends_on` holds (kind, job id)."""
+
+    spec: JobSpec
+    allocation: str
+    submitter: str
+    depends_on: tuple[tuple[DependencyKind, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A task as it stands, with what of its job every step needs."""
+
+    id: int
+    job: int
+    index: int
+    project: str
+    allocation: str
+    state: State
+    attempts: int
+    retries_left: int
+    platform_retries_left: int
+    reason: Reason | None
+    checkpoint: str | None
+    spec: JobSpec
+
+
+def job_number(job: str) -> int | None:
+    """The number in `j-12`; None for anything else."""
+    number = job.removeprefix("j-")
+    if job.startswith("j-") and number.isascii() and number.isdigit() and len(number) <= 18:
+        return int(number)
+    return None
+
+
+def job_name(number: int) -> str:
+    """A job's id as everybody sees it."""
+    return f"j-{number}"
+
+
+@lru_cache(maxsize=10_000)
+def _spec(_job: int, document: str) -> JobSpec:
+    """A job's spec never changes, so that it is decoded once."""
+    return codec.read(JobSpec, document)
+
+
+# ---- write ---------------------------------------------------------------------------------------
+
+
+def add_job(connection: Connection, new: NewJob, now_ms: int) -> int:
+    """Accept a job and its tasks; its number."""
+    spec = new.spec
+    state = State.WAITING if new.depends_on else State.QUEUED
+    job = connection.execute(
+        insert(jobs)
+        .values(
+            project=spec.project,
+            allocation=new.allocation,
+            submitter=new.submitter,
+            name=spec.name,
+            spec=codec.encode_text(spec),
+            state=state,
+            tasks=len(spec.indices),
+            accepted_ms=now_ms,
+        )
+        .returning(jobs.c.id)
+    ).scalar_one()
+    connection.execute(
+        insert(tasks),
+        [
+            {
+                "job": job,
+                "array_index": index,
+                "priority": spec.priority,
+                "state": state,
+                "retries_left": spec.retries,
+                "platform_retries_left": PLATFORM_RETRIES,
+            }
+            for index in spec.indices
+        ],
+    )
+    for kind, on_job in new.depends_on:
+        connection.execute(insert(job_dependencies).values(job=job, kind=kind, on_job=on_job))
+    return job
+
+
+def move_task(connection: Connection, task: Task, to: State, **values: object) -> bool:
+    """Compare and set: False where the task is no longer in the state that was read."""
+    done = connection.execute(
+        update(tasks)
+        .where(tasks.c.id == task.id, tasks.c.state == task.state)
+        .values(state=to, **values)
+    )
+    return done.rowcount == 1
+
+
+def set_reason(connection: Connection, task: int, reason: Reason) -> None:
+    """Keep why a task waits."""
+    connection.execute(
+        update(tasks)
+        .where(tasks.c.id == task)
+        .values(reason_code=reason.code, reason=reason.sentence)
+    )
+
+
+def refresh_state(connection: Connection, job: int, now_ms: int) -> State:
+    """Bring a job's state in line with its tasks'; the state."""
+    state = job_state(counts(connection, job))
+    ended_ms = now_ms if state in TERMINAL else None
+    connection.execute(
+        update(jobs)
+        .where(jobs.c.id == job, jobs.c.state != state)
+        .values(state=state, ended_ms=ended_ms)
+    )
+    return state
+
+
+# ---- read ----------------------------------------------------------------------------------------
+
+
+def counts(connection: Connection, job: int) -> dict[State, int]:
+    """How many of a job's tasks are in each state."""
+    rows = connection.execute(
+        select(tasks.c.state, func.count()).where(tasks.c.job == job).group_by(tasks.c.state)
+    )
+    return {State(state): count for state, count in sorted(rows)}
+
+
+_TASK: Final = select(tasks, jobs.c.project, jobs.c.allocation, jobs.c.spec).join_from(tasks, jobs)
+
+
+def _task(row: Row[tuple[object, ...]]) -> Task:
+    reason = Reason(row.reason_code, row.reason) if row.reason_code else None
+    return Task(
+        id=row.id,
+        job=row.job,
+        index=row.array_index,
+        project=row.project,
+        allocation=row.allocation,
+        state=State(row.state),
+        attempts=row.attempts,
+        retries_left=row.retries_left,
+        platform_retries_left=row.platform_retries_left,
+        reason=reason,
+        checkpoint=row.checkpoint,
+        spec=_spec(row.job, row.spec),
+    )
+
+
+def task(connection: Connection, task_id: int) -> Task:
+    """A task by its row id."""
+    return _task(connection.execute(_TASK.where(tasks.c.id == task_id)).one())
+
+
+def tasks_of(
+    connection: Connection, job: int, states: Iterable[State] | None = None, limit: int = -1
+) -> tuple[Task, ...]:
+    """A job's tasks by index, all or those in some states."""
+    query = _TASK.where(tasks.c.job == job).order_by(tasks.c.array_index).limit(limit)
+    if states is not None:
+        query = query.where(tasks.c.state.in_(list(states)))
+    return tuple(_task(row) for row in connection.execute(query))
+
+
+def queue(connection: Connection, now_ms: int, depth: int) -> tuple[Task, ...]:
+    """The first `depth` tasks that want a place: by priority, then age."""
+    query = (
+        _TASK.where(tasks.c.state == State.QUEUED, tasks.c.not_before_ms <= now_ms)
+        .order_by(tasks.c.priority.desc(), tasks.c.id)
+        .limit(depth)
+    )
+    return tuple(_task(row) for row in connection.execute(query))
+
+
+def state_counts(connection: Connection) -> dict[State, int]:
+    """Tasks that have not ended, by state."""
+    open_states = [state for state in State if state not in TERMINAL]
+    rows = connection.execute(
+        select(tasks.c.state, func.count())
+        .where(tasks.c.state.in_(open_states))
+        .group_by(tasks.c.state)
+    )
+    return {State(state): count for state, count in rows}
+
+
+def summary(connection: Connection, job: int) -> JobSummary | None:
+    """A job as a list shows it, or None."""
+    row = connection.execute(select(jobs).where(jobs.c.id == job)).one_or_none()
+    return None if row is None else _summary(row)
+
+
+def spec_of(connection: Connection, job: int) -> JobSpec:
+    """What a job asked for."""
+    return _spec(job, connection.execute(select(jobs.c.spec).where(jobs.c.id == job)).scalar_one())
+
+
+def whys(connection: Connection, job: int) -> tuple[TaskWhy, ...]:
+    """Why each of a job's tasks is where it is, those that have not ended first."""
+    query = (
+        select(tasks.c.array_index, tasks.c.state, tasks.c.reason_code, tasks.c.reason)
+        .where(tasks.c.job == job)
+        .order_by(tasks.c.state.in_(list(TERMINAL)), tasks.c.array_index)
+        .limit(TASKS_SHOWN_MAX)
+    )
+    return tuple(
+        TaskWhy(
+            index=row.array_index,
+            state=State(row.state),
+            reason=Reason(row.reason_code, row.reason) if row.reason_code else None,
+        )
+        for row in connection.execute(query)
+    )
+
+
+def page(
+    connection: Connection,
+    *,
+    of_projects: Sequence[str] | None,
+    state: State | None,
+    before: int | None,
+    limit: int,
+) -> tuple[JobSummary, ...]:
+    """Jobs by falling number, below `before`.
+
+    Each project is read along its own index and the results are merged, so that a page costs the
+    same whatever the number of jobs. `of_projects` None means all.
+    """
+
+    def narrowed(project: str | None) -> Select[tuple[object, ...]]:
+        query = select(jobs).order_by(jobs.c.id.desc()).limit(limit)
+        if project is not None:
+            query = query.where(jobs.c.project == project)
+        if state is not None:
+            query = query.where(jobs.c.state == state)
+        return query if before is None else query.where(jobs.c.id < before)
+
+    named: Sequence[str | None] = [None] if of_projects is None else of_projects
+    found: list[Iterator[Row[tuple[object, ...]]]] = [
+        iter(connection.execute(narrowed(project)).all()) for project in named
+    ]
+    newest = merge(*found, key=lambda row: row.id, reverse=True)
+    return tuple(_summary(row) for row in islice(newest, limit))
+
+
+def _summary(row: Row[tuple[object, ...]]) -> JobSummary:
+    return JobSummary(
+        id=job_name(row.id),
+        name=row.name,
+        project=row.project,
+        allocation=row.allocation,
+        submitter=row.submitter,
+        state=State(row.state),
+        tasks=row.tasks,
+        accepted_ms=row.accepted_ms,
+        ended_ms=row.ended_ms,
+    )
+
+
+# ---- dependencies --------------------------------------------------------------------------------
+
+
+def dependants(connection: Connection, job: int) -> tuple[int, ...]:
+    """Jobs with tasks that wait for this one."""
+    rows = connection.scalars(
+        select(job_dependencies.c.job)
+        .join_from(job_dependencies, jobs, jobs.c.id == job_dependencies.c.job)
+        .where(job_dependencies.c.on_job == job, jobs.c.state == State.WAITING)
+        .distinct()
+        .order_by(job_dependencies.c.job)
+    )
+    return tuple(rows)
+
+
+def dependencies(connection: Connection, job: int) -> tuple[tuple[DependencyKind, int, State], ...]:
+    """What a job depends on, and the states of those jobs."""
+    rows = connection.execute(
+        select(job_dependencies.c.kind, jobs.c.id, jobs.c.state)
+        .join_from(job_dependencies, jobs, jobs.c.id == job_dependencies.c.on_job)
+        .where(job_dependencies.c.job == job)
+        .order_by(jobs.c.id)
+    )
+    return tuple((DependencyKind(row.kind), row.id, State(row.state)) for row in rows)
+
+
+def running_of_jobs(connection: Connection, ids: Iterable[int]) -> dict[int, int]:
+    """How many tasks of each job have a live attempt."""
+    rows = connection.execute(
+        select(tasks.c.job, func.count())
+        .where(tasks.c.job.in_(sorted(set(ids))), tasks.c.state.in_(list(LIVE)))
+        .group_by(tasks.c.job)
+    )
+    return {row[0]: row[1] for row in rows}

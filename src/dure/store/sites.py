@@ -1,0 +1,81 @@
+"""Statements on the loaded scenario and on what the sites last reported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, func, insert, select
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from dure import codec, scenario
+from dure.agent.wire import SyncRequest
+from dure.scenario import Scenario
+from dure.store.schema import scenarios, sites
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """The last sync of a cluster's agent. `answered_ms`: the last in which its engine answered."""
+
+    cluster: str
+    received_ms: int
+    answered_ms: int
+    report: SyncRequest
+
+
+def load_scenario(connection: Connection, loaded: Scenario, now_ms: int) -> int:
+    """Make a scenario the present one, as a new version unless it already is; its version."""
+    document = scenario.to_json(loaded)
+    row = connection.execute(
+        select(scenarios.c.version, scenarios.c.document)
+        .order_by(scenarios.c.version.desc())
+        .limit(1)
+    ).one_or_none()
+    if row is not None and row.document == document:
+        return int(row.version)
+    version = int(row.version) + 1 if row else 1
+    connection.execute(
+        insert(scenarios).values(version=version, loaded_ms=now_ms, document=document)
+    )
+    return version
+
+
+def scenario_version(connection: Connection) -> int:
+    """The version of the present scenario; 0 where none was ever loaded."""
+    return connection.scalar(select(func.max(scenarios.c.version))) or 0
+
+
+def read_scenario(connection: Connection, version: int) -> Scenario:
+    """A scenario by its version."""
+    document = connection.scalar(select(scenarios.c.document).where(scenarios.c.version == version))
+    assert document is not None
+    return scenario.from_json(document)
+
+
+def store_report(connection: Connection, report: SyncRequest, now_ms: int) -> None:
+    """Keep a cluster's latest sync in place of the one before."""
+    values = {
+        "cluster": report.cluster_id,
+        "received_ms": now_ms,
+        "answered_ms": now_ms if report.engine_answered else 0,
+        "report": codec.encode_text(report),
+    }
+    changes = values if report.engine_answered else {
+        name: value for name, value in values.items() if name != "answered_ms"
+    }  # fmt: skip
+    connection.execute(
+        upsert(sites).values(values).on_conflict_do_update(index_elements=["cluster"], set_=changes)
+    )
+
+
+def all_sites(connection: Connection) -> tuple[Site, ...]:
+    """Every site that ever reported, by cluster."""
+    return tuple(
+        Site(
+            cluster=row.cluster,
+            received_ms=row.received_ms,
+            answered_ms=row.answered_ms,
+            report=codec.read(SyncRequest, row.report),
+        )
+        for row in connection.execute(select(sites).order_by(sites.c.cluster))
+    )
