@@ -259,7 +259,7 @@ def reverse(journal: Journal, reason: str) -> Draft:
         attempt_id=journal.attempt_id,
         reverses_seq=journal.seq,
         entries=entries,
-        memo=_memo(reason=reason),
+        memo=_memo(unit=unit.value, reason=reason),
     )
 
 
