@@ -19,7 +19,8 @@ from dure.policy import Rules
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """A task that wants a place. `order` is its place in the queue among equals: its job's
-    acceptance, then its index; lower is older."""
+    acceptance, then its index; lower is older.
+    """
 
     task_id: int
     job_id: int
