@@ -2,6 +2,9 @@ import dataclasses
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from dure import ledger
 from dure.allocations import BudgetUnit
 from dure.audit import audit, audit_lines
@@ -19,8 +22,6 @@ from dure.journal import (
 from dure.ledger import Bill
 from dure.metering import Factors
 from dure.units import INT64_MAX, MS_PER_HOUR
-from hypothesis import given
-from hypothesis import strategies as st
 
 PRICE = Factors(tariff_version="2026-1", weight_milli=2250, tier_milli=400, subsidy_milli=500)
 

@@ -1,7 +1,11 @@
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from dure.metering import (
     SKEW_MS,
     Factors,
@@ -14,8 +18,6 @@ from dure.metering import (
     factors,
 )
 from dure.units import INT64_MAX, MS_PER_HOUR, UCREDIT_PER_CREDIT
-from hypothesis import given
-from hypothesis import strategies as st
 
 H100 = Factors(tariff_version="2026-1", weight_milli=1000)
 TARIFF = Tariff(
@@ -36,7 +38,7 @@ some_factors = st.builds(
     operator_price_milli=milli,
     subsidy_milli=st.integers(0, 1000),
 )
-some_gpu_ms = st.integers(0, 10**6)
+some_gpu_ms = st.integers(0, 10**4)  # small, so that no factors make it too dear to book
 
 
 def test_one_gpu_hour_of_weight_one_is_one_credit():
@@ -137,15 +139,12 @@ def test_a_charge_never_falls_as_usage_grows(one, other, priced_by):
     assert charge_ucredit(low, priced_by) <= charge_ucredit(high, priced_by)
 
 
-@given(st.integers(0, 10**9), some_factors, st.data())
+@given(some_gpu_ms, some_factors, st.data())
 def test_a_charge_never_falls_as_a_factor_grows(gpu_ms, priced_by, data):
     name = data.draw(st.sampled_from(["tier_milli", "season_milli", "operator_price_milli"]))
     dearer = replace(priced_by, **{name: data.draw(st.integers(getattr(priced_by, name), 10**6))})
 
-    assert 0 <= charge_ucredit(min(gpu_ms, 10**4), priced_by)
-    assert charge_ucredit(min(gpu_ms, 10**4), priced_by) <= charge_ucredit(
-        min(gpu_ms, 10**4), dearer
-    )
+    assert charge_ucredit(gpu_ms, priced_by) <= charge_ucredit(gpu_ms, dearer)
 
 
 # ---- what is believed ----------------------------------------------------------------------------
@@ -213,12 +212,9 @@ def test_whatever_is_claimed_stays_within_the_hold(gpus, started_ms, ended_ms):
 @given(st.integers(1, 4), st.lists(st.integers(INTENDED, INTENDED + 10**6), min_size=2))
 def test_the_parts_of_an_interval_add_up_to_it(gpus, cuts):
     cuts.sort()
-    parts = zip(cuts, cuts[1:], strict=False)
+    parts = [metered(claim(gpus, start, end)) for start, end in pairwise(cuts)]
 
-    assert (
-        sum(metered(claim(gpus, start, end)).gpu_ms for start, end in parts)
-        == metered(claim(gpus, cuts[0], cuts[-1])).gpu_ms
-    )
+    assert sum(part.gpu_ms for part in parts) == metered(claim(gpus, cuts[0], cuts[-1])).gpu_ms
 
 
 @pytest.mark.parametrize("window", [(-1, 0, 1), (0, 2, 1)])
