@@ -237,7 +237,7 @@ def reverse(journal: Journal, reason: str) -> Draft:
         if journal.kind == JournalKind.GRANT:
             entries = _move(available(allocation_id), AWARDED, unit, _int(memo, "amount"))
         elif journal.kind == JournalKind.SETTLE and memo["charged"]:
-            charge = _int(memo, "charge")
+            charge = charge_of(journal)
             entries = (
                 *_move(spent(allocation_id), available(allocation_id), unit, charge),
                 *_move(earned(str(memo["operator_id"])), OWED, unit, charge),
@@ -304,6 +304,18 @@ def bill_of(journal: Journal) -> Bill:
         )
     except KeyError as missing:
         raise ValueError(f"journal {journal.seq} has no {missing} in its memo") from None
+
+
+def charge_of(settled: Journal) -> int:
+    """What a settle's journal charged, in the unit of its allocation's budget.
+
+    Raises:
+        ValueError: not a settle's journal.
+    """
+    memo = dict(settled.memo)
+    if settled.kind != JournalKind.SETTLE or "charge" not in memo:
+        raise ValueError(f"journal {settled.seq} is a {settled.kind} without a charge")
+    return _int(memo, "charge")
 
 
 def balance(

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dure import ledger
+from dure import codec, ledger
 from dure.allocations import BudgetUnit
 from dure.audit import audit, audit_lines
 from dure.errors import Reason
@@ -13,6 +13,7 @@ from dure.journal import (
     GENESIS,
     Draft,
     Entry,
+    Journal,
     JournalKind,
     from_json,
     hash_of,
@@ -242,6 +243,16 @@ def test_a_draft_that_does_not_balance_is_refused():
         Draft(id="x", kind=JournalKind.GRANT, allocation_id="a", entries=entries, memo=())
 
 
+def test_only_a_settle_has_a_charge():
+    journals = example().journals
+
+    assert ledger.charge_of(journals[4]) == 450_000
+    assert ledger.charge_of(journals[5]) == 0  # absorbed
+    for journal in journals[:4] + journals[6:]:
+        with pytest.raises(ValueError, match="without a charge"):
+            ledger.charge_of(journal)
+
+
 def test_only_a_grant_or_a_charge_is_reversed():
     book = example()
     for journal in book.journals:
@@ -286,6 +297,15 @@ def test_an_export_reads_back_as_it_was_and_audits_the_same():
     assert result.chain_head == book.journals[-1].hash
     for total in result.totals:
         assert total.debits == total.credits > 0
+
+
+def test_a_journal_keeps_its_hash_over_the_api():
+    journals = tuple(example().journals)
+
+    received = codec.decode(tuple[Journal, ...], codec.encode(journals, tuple[Journal, ...]))
+
+    assert received == journals
+    assert audit(received).intact
 
 
 def test_the_hash_is_of_canonical_json_and_does_not_change():
