@@ -1,0 +1,247 @@
+"""One attempt on disk: how it is accepted, what each of its ranks has come to, how it ended.
+
+`attempt.json` is the point of acceptance: before it nothing was started, after it every rank gets
+its shim sooner or later, exactly once. That a rank's shim is gone is believed on positive evidence:
+its lock is free and no process has its pid and start; or the machine has started anew since.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import psutil  # type: ignore[import-untyped]  # its types are a separate package
+from pydantic import TypeAdapter
+
+from dure.engines import EngineEnd, Observation, Phase
+from dure.engines.local import shim
+
+ATTEMPT: Final = "attempt.json"
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+_SHIM_REQUESTS_MAX: Final = 5
+_SHIM_PATIENCE_S: Final = 2.0
+_SWEEP_ROUNDS: Final = 50
+_SWEEP_WAIT_S: Final = 0.01
+
+
+@functools.cache
+def boot_id() -> str:
+    """Names this run of the machine: no process outlives a change of it."""
+    return _BOOT_ID.read_text(encoding="ascii").strip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """What the engine keeps of an attempt that it took on: no user text, no secrets."""
+
+    attempt_id: str
+    pool_id: str
+    nodes: tuple[int, ...]
+    slots: tuple[tuple[str, ...], ...]
+    """For each rank, the slots that it holds on its node."""
+    port: int
+    accepted_ms: int
+    boot_id: str
+
+
+_ACCEPTED: Final = TypeAdapter(Accepted)
+
+
+@dataclass(frozen=True, slots=True)
+class RankExit:
+    """How one rank ended."""
+
+    rank: int
+    end: EngineEnd
+    exit_code: int | None
+    started_ms: int | None
+    ended_ms: int
+    detail: str
+
+
+@dataclass(slots=True)
+class Attempt:
+    """An accepted attempt, with what has been read of it so far: ends do not change."""
+
+    folder: Path
+    accepted: Accepted
+    begun_ms: dict[int, int] = field(default_factory=dict)
+    exits: dict[int, RankExit] = field(default_factory=dict)
+    ended: Observation | None = None
+    asked: dict[int, tuple[int, float]] = field(default_factory=dict)
+    """For each rank, how often a shim was asked for, and when last (monotonic seconds)."""
+
+    @property
+    def ranks(self) -> range:
+        """One rank for each node."""
+        return range(len(self.accepted.nodes))
+
+    def place(self, rank: int) -> Path:
+        """The folder of one rank's own files."""
+        return self.folder / str(rank)
+
+    def observe(self) -> Observation:
+        """What is so now. Declares ranks failed whose shims are gone, and has the others stop."""
+        if self.ended is not None:
+            return self.ended
+        for rank in self.ranks:
+            self._look(rank)
+        failed = [e for e in self.exits.values() if e.end not in _QUIET]
+        if failed and len(self.exits) < len(self.ranks):
+            shim.write_once(
+                self.folder / shim.STOP, {"cause": shim.PEER, "rank": min(e.rank for e in failed)}
+            )
+        started_ms = min(self.begun_ms.values(), default=None)
+        if len(self.exits) == len(self.ranks):
+            (self.folder / shim.LAUNCH).unlink(missing_ok=True)
+            self.ended = _end(self.accepted.attempt_id, tuple(self.exits.values()), started_ms)
+            return self.ended
+        return Observation(
+            attempt_id=self.accepted.attempt_id,
+            engine_id=self.accepted.attempt_id,
+            phase=Phase.RUNNING if len(self.begun_ms) == len(self.ranks) else Phase.ACCEPTED,
+            started_ms=started_ms,
+        )
+
+    def waiting_ranks(self) -> tuple[int, ...]:
+        """Ranks that no shim took, of which none was asked for or the last took too long."""
+        if self.accepted.boot_id != boot_id():
+            return ()
+        now_s = time.monotonic()
+        return tuple(
+            rank
+            for rank in self.ranks
+            if rank not in self.exits
+            and now_s - self.asked.get(rank, (0, -_SHIM_PATIENCE_S))[1] >= _SHIM_PATIENCE_S
+            and not (self.place(rank) / shim.SHIM).exists()
+        )
+
+    def _look(self, rank: int) -> None:
+        if rank not in self.begun_ms and (begun := shim.read_json(self.place(rank) / shim.BEGUN)):
+            self.begun_ms[rank] = begun["started_ms"]
+        if rank in self.exits or self._read_exit(rank):
+            return
+        restarted = self.accepted.boot_id != boot_id()
+        taken = shim.read_json(self.place(rank) / shim.SHIM)
+        asked, _ = self.asked.get(rank, (0, 0.0))
+        if taken is None and not restarted and asked <= _SHIM_REQUESTS_MAX:
+            return
+        lock = shim.try_lock(self.place(rank) / shim.LOCK)
+        if lock is None:
+            return
+        try:
+            self._declare(rank, taken, restarted=restarted)
+        finally:
+            os.close(lock)
+
+    def _declare(self, rank: int, taken: dict[str, Any] | None, *, restarted: bool) -> None:
+        """With the rank's lock held, so that no shim is alive: says how it must have ended."""
+        if self._read_exit(rank):  # written between our look and the lock
+            return
+        if restarted:
+            end, detail = EngineEnd.NODE_FAILED, "its machine was restarted"
+        elif taken is None:
+            end, detail = EngineEnd.START_FAILED, "no supervisor could be started for it"
+        else:
+            alive = shim.start_ticks(taken["pid"]) == taken["start_ticks"] is not None
+            if alive or not sweep(self.accepted.attempt_id, rank):
+                return
+            end, detail = EngineEnd.NODE_FAILED, "its supervisor was killed"
+        value = {
+            "end": end.value,
+            "exit_code": None,
+            "started_ms": self.begun_ms.get(rank),
+            "ended_ms": max(time.time_ns() // 1_000_000, self.begun_ms.get(rank, 0)),
+            "detail": detail,
+        }
+        shim.write_once(self.place(rank) / shim.EXIT, value, durable=True)
+        self._read_exit(rank)
+
+    def _read_exit(self, rank: int) -> bool:
+        found = shim.read_json(self.place(rank) / shim.EXIT)
+        if found is None:
+            return False
+        if found["started_ms"] is not None:
+            self.begun_ms[rank] = found["started_ms"]
+        self.exits[rank] = RankExit(rank, EngineEnd(found.pop("end")), **found)
+        return True
+
+
+_QUIET: Final = frozenset({EngineEnd.COMPLETED, EngineEnd.STOPPED})
+
+
+def _end(attempt_id: str, exits: tuple[RankExit, ...], started_ms: int | None) -> Observation:
+    """The attempt's end is its first failing rank's; a node's failure explains the others'."""
+    nodes = [e for e in exits if e.end is EngineEnd.NODE_FAILED]
+    failed = [e for e in exits if e.end not in _QUIET]
+    stopped = [e for e in exits if e.end is EngineEnd.STOPPED]
+    first = min(nodes or failed or stopped or exits, key=lambda e: (e.ended_ms, e.rank))
+    detail = first.detail if len(exits) == 1 else f"rank {first.rank}: {first.detail}"
+    return Observation(
+        attempt_id=attempt_id,
+        engine_id=attempt_id,
+        phase=Phase.ENDED,
+        started_ms=started_ms,
+        ended_ms=max(e.ended_ms for e in exits),
+        end=first.end,
+        exit_code=first.exit_code,
+        detail=detail if first.detail else "",
+    )
+
+
+def sweep(attempt_id: str, rank: int) -> bool:
+    """Kills what carries the mark of this rank in its environment; True when nothing is left.
+
+    Only for ranks whose shim was killed: a shim ends its own tree by ancestry. A process that both
+    left its session's tree and cleared its environment escapes this.
+    """
+    for _ in range(_SWEEP_ROUNDS):
+        left = _marked(attempt_id, rank)
+        if not left:
+            return True
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        time.sleep(_SWEEP_WAIT_S)
+    return False
+
+
+def _marked(attempt_id: str, rank: int) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            environment = process.environ()
+        except (psutil.Error, OSError):  # gone, a zombie, or another user's: not ours
+            continue
+        mark = (environment.get("DURE_ATTEMPT_ID"), environment.get("NODE_RANK"))
+        if mark == (attempt_id, str(rank)):
+            found.append(process)
+    return found
+
+
+def accept(folder: Path, accepted: Accepted) -> Attempt:
+    """Makes the attempt the engine's own, durably: from here on it runs."""
+    shim.write_once(folder / ATTEMPT, _ACCEPTED.dump_python(accepted, mode="json"), durable=True)
+    shim.sync_folder(folder.parent)
+    return Attempt(folder, accepted)
+
+
+def load(attempts: Path) -> dict[str, Attempt]:
+    """The accepted attempts on disk. What was being written when the agent died never started,
+    and is removed.
+    """
+    found = {}
+    for folder in sorted(attempts.iterdir()):
+        try:
+            accepted = _ACCEPTED.validate_json((folder / ATTEMPT).read_bytes())
+        except FileNotFoundError:
+            shutil.rmtree(folder)
+            continue
+        found[accepted.attempt_id] = Attempt(folder, accepted)
+    return found

@@ -1,0 +1,401 @@
+"""The process that stands by one node of one attempt, and outlives the agent that started it.
+
+It runs the command once, enforces walltime, lease and stop requests, ends everything that the
+command left behind, and writes down how it ended. Everything between it and the engine goes through
+small files in the attempt's folder, so either side may die and start again:
+
+    attempt/launch.json   argument vectors and environments, secrets among them; gone once all began
+    attempt/lease         its mtime is the boot-time instant until which the attempt may go on
+    attempt/stop.json     the first cause to stop, whoever gave it
+    attempt/RANK/lock     held (flock) for as long as this process lives
+    attempt/RANK/shim.json   a shim took this rank; no other ever will
+    attempt/RANK/begun.json  the command runs
+    attempt/RANK/exit.json   how it ended; durable
+    attempt/RANK/log      both its streams
+
+Run as `shim.py DIR RANK`, or as `shim.py --serve`, which forks a shim for each line of its
+standard input: an interpreter start for each node would cost more than the rest of a short job.
+Only the standard library is imported, for the same reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+LAUNCH: Final = "launch.json"
+LEASE: Final = "lease"
+STOP: Final = "stop.json"
+LOCK: Final = "lock"
+SHIM: Final = "shim.json"
+BEGUN: Final = "begun.json"
+EXIT: Final = "exit.json"
+LOG: Final = "log"
+
+COMPLETED: Final = "completed"
+ERRED: Final = "erred"
+STOPPED: Final = "stopped"
+WALLTIME_REACHED: Final = "walltime-reached"
+START_FAILED: Final = "start-failed"
+
+ASKED: Final = "asked"
+PEER: Final = "peer"
+LEASE_ENDED: Final = "lease"
+MACHINE: Final = "machine"
+WALLTIME: Final = "walltime"
+
+CAUSES: Final = {
+    ASKED: "stopped on request",
+    PEER: "stopped because another node of the job failed",
+    LEASE_ENDED: "stopped because its lease ended without news from the control plane",
+    MACHINE: "stopped because its machine is being shut down",
+    WALLTIME: "reached its walltime",
+}
+
+_POLL_S: Final = 0.2
+_GANG_POLL_S: Final = 0.01
+_LOCK_TRIES: Final = 50
+_LOCK_WAIT_S: Final = 0.02
+
+# linux/prctl.h
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
+
+
+def boot_ms() -> int:
+    """Milliseconds since the machine started: one clock for all its processes, never set back."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+def start_ticks(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot; None when there is no such process.
+
+    Field 22 of /proc/PID/stat (proc(5)). With the pid it names a process for good: a zombie, which
+    runs nothing any more, counts as gone.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in {"Z", "X"} else int(fields[19])
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A file's object, or None when there is no such file. Files are written whole or not."""
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    assert isinstance(found, dict)
+    return found
+
+
+def write_once(path: Path, value: dict[str, Any], *, durable: bool = False) -> bool:
+    """Writes a file whole, readable by its owner only, and only the first time.
+
+    Returns False, and changes nothing, when it stood already.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(value, file)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    if durable:
+        sync_folder(path.parent)
+    return True
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder survive a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def try_lock(path: Path) -> int | None:
+    """The open lock file, held for this process alone, or None when another holds it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+class Shim:
+    """One node of one attempt, from taking its rank to writing how it ended."""
+
+    def __init__(self, attempt: Path, rank: int) -> None:
+        self.attempt = attempt
+        self.rank = rank
+        self.place = attempt / str(rank)
+        self.started_ms: int | None = None
+        self.started_s = 0.0
+        self.machine_stops = False
+        self.libc = ctypes.CDLL(None, use_errno=True)
+
+    def run(self) -> None:
+        """Everything, once: a second shim for the same rank finds it taken and leaves."""
+        lock = self._take_lock()
+        if lock is None or (self.place / EXIT).exists():
+            return
+        launch = read_json(self.attempt / LAUNCH)
+        mine = {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid())}
+        if not write_once(self.place / SHIM, mine):
+            return
+        if launch is None:
+            self._write_exit(START_FAILED, None, "the launch file is gone")
+            return
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        # Orphans of the command become children of this process: none can leave its tree.
+        self.libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        if cause := self._wait_for_gang(len(launch["environments"])):
+            self._write_exit(STOPPED, None, f"{CAUSES[cause]}, before it started")
+            return
+        self._begin(launch)
+
+    def _take_lock(self) -> int | None:
+        """The engine looks at the lock for an instant at a time, so a few tries are enough."""
+        for _ in range(_LOCK_TRIES):
+            if (descriptor := try_lock(self.place / LOCK)) is not None:
+                return descriptor
+            time.sleep(_LOCK_WAIT_S)
+        return None
+
+    def _on_sigterm(self, *_: object) -> None:
+        self.machine_stops = True
+
+    def _wait_for_gang(self, world: int) -> str | None:
+        """Returns when every rank has its shim, or the cause for which none may start."""
+        missing = [self.attempt / str(rank) / SHIM for rank in range(world)]
+        while True:
+            if cause := self._cause_to_stop():
+                return cause
+            missing = [path for path in missing if not path.exists()]
+            if not missing:
+                return None
+            time.sleep(_GANG_POLL_S)
+
+    def _cause_to_stop(self) -> str | None:
+        if self.machine_stops:
+            return MACHINE
+        if (stop := read_json(self.attempt / STOP)) is not None:
+            return str(stop["cause"])
+        lease_ms = (self.attempt / LEASE).stat().st_mtime_ns // 1_000_000
+        return LEASE_ENDED if boot_ms() >= lease_ms else None
+
+    def _begin(self, launch: dict[str, Any]) -> None:
+        try:
+            os.chdir(launch["folder"])
+        except OSError as error:
+            self._write_exit(START_FAILED, None, f"the job's folder cannot be entered: {error}")
+            return
+        log = os.open(
+            self.place / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+        )
+        self.started_ms = time.time_ns() // 1_000_000
+        self.started_s = time.monotonic()
+        shim = os.getpid()
+        child = os.fork()
+        if child == 0:
+            self._become(launch, log, shim)
+        # On both sides of the fork: whichever is first, a signal to the group finds it.
+        with contextlib.suppress(PermissionError, ProcessLookupError):
+            os.setpgid(child, child)
+        write_once(
+            self.place / BEGUN,
+            {"pid": child, "start_ticks": start_ticks(child), "started_ms": self.started_ms},
+        )
+        self._drop_secrets(len(launch.pop("environments")))
+        status, cause = self._stand_by(child, launch)
+        self._end_the_rest(child)
+        self._record(status, cause)
+
+    def _become(self, launch: dict[str, Any], log: int, shim: int) -> NoReturn:
+        """The child's side: turns into the user's command, with a shell's exit codes if it cannot.
+
+        The kernel kills it when its shim dies, so that a node that failed is silent at once.
+        """
+        program, environment = launch["argv"][0], launch["environments"][self.rank]
+        code = 126
+        try:
+            os.setpgid(0, 0)
+            self.libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if os.getppid() != shim:
+                os._exit(128 + signal.SIGKILL)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them
+                signal.signal(ignored, signal.SIG_DFL)
+            os.execvpe(program, launch["argv"], environment)  # noqa: S606  an argument vector is meant
+        except (FileNotFoundError, NotADirectoryError):
+            code, why = 127, "there is no such program"
+        except OSError as error:
+            why = os.strerror(error.errno or 0)
+        except ValueError as error:
+            why = str(error)
+        os.write(2, f"dure: cannot run {program!a}: {why}\n".encode())
+        os._exit(code)
+
+    def _drop_secrets(self, world: int) -> None:
+        """The last rank to begin removes the launch file; every rank has read its own part."""
+        if all((self.attempt / str(rank) / BEGUN).exists() for rank in range(world)):
+            (self.attempt / LAUNCH).unlink(missing_ok=True)
+
+    def _stand_by(self, child: int, launch: dict[str, Any]) -> tuple[int, str | None]:
+        """Waits for the command's end, and brings it about when there is cause to.
+
+        Returns its wait status, and the cause for which it was given notice, if any.
+        """
+        walltime_at = self.started_s + launch["walltime_s"]
+        notice = signal.Signals[launch["notice"]]
+        cause: str | None = None
+        kill_at = float("inf")
+        ends = select.poll()
+        ends.register(os.pidfd_open(child), select.POLLIN)
+        while True:
+            if (status := self._reap(child)) is not None:
+                return status, cause
+            now = time.monotonic()
+            if cause is None:
+                cause = WALLTIME if now >= walltime_at else self._cause_to_stop()
+                if cause is not None:
+                    self._signal_group(child, notice)
+                    kill_at = now + launch["grace_s"]
+            if now >= kill_at:
+                self._signal_group(child, signal.SIGKILL)
+                kill_at = now + _POLL_S
+            next_s = (walltime_at if cause is None else kill_at) - now
+            ends.poll(max(1, min(_POLL_S, next_s) * 1_000))
+
+    @staticmethod
+    def _reap(child: int) -> int | None:
+        """Takes the ends of all that ended; the command's own wait status, if it is among them."""
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == child:
+                return status
+            if pid == 0:
+                return None
+
+    @staticmethod
+    def _signal_group(child: int, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child, number)
+
+    def _end_the_rest(self, child: int) -> None:
+        """Kills what the command left. As parents die their children come here, level by level.
+
+        Returns when nothing is left: until then the attempt has not ended.
+        """
+        while True:
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                self._signal_group(child, signal.SIGKILL)
+                for orphan in _children():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(orphan, signal.SIGKILL)
+                time.sleep(0.005)
+
+    def _record(self, status: int, cause: str | None) -> None:
+        code = os.waitstatus_to_exitcode(status)
+        exit_code = code if code >= 0 else 128 - code
+        how = f"exit code {code}" if code >= 0 else f"ended by {_signal_name(-code)}"
+        if cause is not None:
+            end = WALLTIME_REACHED if cause == WALLTIME else STOPPED
+            self._write_exit(end, exit_code, f"{CAUSES[cause]} ({how})")
+        elif code == 0:
+            self._write_exit(COMPLETED, 0, "")
+        else:
+            self._write_exit(ERRED, exit_code, how)
+
+    def _write_exit(self, end: str, exit_code: int | None, detail: str) -> None:
+        ended_ms = time.time_ns() // 1_000_000
+        if self.started_ms is not None:  # a clock that was set in between changes no length
+            ended_ms = self.started_ms + int((time.monotonic() - self.started_s) * 1_000)
+        value = {
+            "end": end,
+            "exit_code": exit_code,
+            "started_ms": self.started_ms,
+            "ended_ms": ended_ms,
+            "detail": detail,
+        }
+        write_once(self.place / EXIT, value, durable=True)
+        if end not in {COMPLETED, STOPPED}:
+            write_once(self.attempt / STOP, {"cause": PEER, "rank": self.rank})
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal between the first and the last
+        return f"signal {number}"
+
+
+def _children() -> list[int]:
+    """Children of this process, from /proc: field 4 of each stat file is the parent (proc(5))."""
+    me, found = str(os.getpid()), []
+    for name in os.listdir("/proc"):  # noqa: PTH208  start-up and speed: names are all it needs
+        if not name.isdigit():
+            continue
+        try:
+            stat = Path(f"/proc/{name}/stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        if stat.rpartition(")")[2].split()[1] == me:
+            found.append(int(name))
+    return found
+
+
+def _serve() -> None:
+    """Forks a shim for each `["DIR", RANK]` line; ends when the engine's side of the pipe closes.
+
+    The shims are in sessions of their own and go on without it.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps them
+    for line in sys.stdin:
+        folder, rank = json.loads(line)
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.setsid()
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            try:
+                Shim(Path(folder), int(rank)).run()
+            except BaseException:  # noqa: BLE001  a forked child must never run on in the server
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(0)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--serve"]:
+        _serve()
+    else:
+        Shim(Path(sys.argv[1]).absolute(), int(sys.argv[2])).run()

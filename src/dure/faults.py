@@ -1,0 +1,18 @@
+"""Named points at which a process kills itself, so that tests can crash it between two writes.
+
+With `DURE_CRASH_AT=agent.after-submit` in its environment, a process that reaches the point of that
+name ends by SIGKILL: nothing is flushed, no handler runs. Without the variable nothing happens.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+CRASH_AT = "DURE_CRASH_AT"
+
+
+def crash_point(name: str) -> None:
+    """Dies here when the environment names this point."""
+    if os.environ.get(CRASH_AT) == name:
+        os.kill(os.getpid(), signal.SIGKILL)
