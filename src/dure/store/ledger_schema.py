@@ -16,6 +16,7 @@ so what it would replace is refused when it is inserted.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -240,5 +241,8 @@ def create_ledger_guards(connection: Connection) -> None:
 
 
 @event.listens_for(metadata, "after_create")
-def _guard(_target: object, connection: Connection, **_options: Any) -> None:
-    create_ledger_guards(connection)
+def _guard(
+    _target: object, connection: Connection, tables: Collection[Table], **_options: Any
+) -> None:
+    if journals in tables:
+        create_ledger_guards(connection)
