@@ -18,11 +18,13 @@ from dure.metering import charge_ucredit, factors
 from dure.policy import Allowed, verdict
 from dure.scheduling.world import (
     AllocationState,
+    Occupation,
     Placement,
     Plan,
     PoolState,
     Request,
     Reservation,
+    Wait,
     World,
 )
 
@@ -62,6 +64,8 @@ class _Checker:
         self.requests = {request.task_id: request for request in world.requests}
         self.pools = {state.pool.id: state for state in world.pools}
         self.budgets = {state.allocation.id: state for state in world.allocations}
+        self.told: list[Placement | Wait] = [*plan.placements, *plan.waits]
+        self.uses: list[Occupation | Placement] = [*world.occupations, *plan.placements]
 
     def placed(self) -> Iterator[tuple[Placement, Request]]:
         """Placements with their requests; unknown ones are reported elsewhere."""
@@ -71,7 +75,7 @@ class _Checker:
 
     def outcomes(self) -> Iterator[Violation]:
         """Each request has exactly one outcome; nothing live is placed again (I2)."""
-        told = Counter(outcome.task_id for outcome in (*self.plan.placements, *self.plan.waits))
+        told = Counter(outcome.task_id for outcome in self.told)
         for task_id, times in sorted(told.items()):
             if task_id not in self.requests:
                 yield Violation("unknown", f"task {task_id} asked for nothing")
@@ -83,7 +87,7 @@ class _Checker:
         for placement in self.plan.placements:
             if placement.task_id in live:
                 yield Violation("live", f"task {placement.task_id} is placed, and live already")
-        for outcome in (*self.plan.placements, *self.plan.waits):
+        for outcome in self.told:
             request = self.requests.get(outcome.task_id)
             if request is not None and request.job_id != outcome.job_id:
                 yield Violation("unknown", f"task {outcome.task_id} is not of {outcome.job_id}")
@@ -132,15 +136,19 @@ class _Checker:
         gpu_ms = request.resources.nodes * self._slots(request, state) * occupied_ms
         hold = gpu_ms
         if budget.allocation.unit is BudgetUnit.UCREDIT:
-            priced_by = factors(
-                self.world.tariff,
-                state.pool.gpu_model,
-                request.tier,
-                state.pool.operator_id,
-                self.world.now_ms,
-                budget.allocation.subsidy_milli,
-            )
-            hold = charge_ucredit(gpu_ms, priced_by)
+            try:
+                priced_by = factors(
+                    self.world.tariff,
+                    state.pool.gpu_model,
+                    request.tier,
+                    state.pool.operator_id,
+                    self.world.now_ms,
+                    budget.allocation.subsidy_milli,
+                )
+                hold = charge_ucredit(gpu_ms, priced_by)
+            except ValueError as no_price:
+                yield Violation("hold", f"task {request.task_id} has no price: {no_price}")
+                return
         if (placement.hold, placement.hold_gpu_ms) != (hold, gpu_ms):
             yield Violation(
                 "hold",
@@ -151,7 +159,7 @@ class _Checker:
     def nodes(self) -> Iterator[Violation]:
         """No node that the plan uses has more slots taken than it has (I7)."""
         taken: Counter[tuple[str, int]] = Counter()
-        for use in (*self.world.occupations, *self.plan.placements):
+        for use in self.uses:
             for node in use.nodes:
                 taken[use.pool_id, node] += use.slots_per_node
         used = {(placed.pool_id, node) for placed in self.plan.placements for node in placed.nodes}

@@ -88,7 +88,7 @@ class Pass:
             short = shortfalls[cheapest]
             assert short is not None
             return _wait(request, short)
-        # 3. Room only shrinks during a pass: where its like was blocked, it is blocked.
+        # 3. Room only shrinks during a pass: where its like found none, it finds none.
         if blocked := self._blocked.get(Alike.of(request)):
             return _wait(request, blocked)
         # 4. Where can it start now? Cheapest first, then tightest, then by name.
@@ -162,10 +162,10 @@ class Pass:
         )
         outlooks = [self._outlook(request, offer, shadows[offer.pool.id]) for offer in offers]
         rules = _rules(possible)
-        # Those alike that come after it keep nothing: a pool keeps nodes for one head only.
-        self._blocked[Alike.of(request)] = explain.blocked(request, outlooks, None, rules)
-        if soonest is None:
-            return _wait(request, self._blocked[Alike.of(request)])
+        if soonest is None:  # nor will a pool be free to keep nodes for those alike
+            reason = explain.blocked(request, outlooks, None, rules)
+            self._blocked[Alike.of(request)] = reason
+            return _wait(request, reason)
         *_, offer, shadow = soonest
         reservation = Reservation(
             task_id=request.task_id,
