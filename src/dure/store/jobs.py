@@ -105,7 +105,7 @@ def add_job(connection: Connection, new: NewJob, now_ms: int) -> int:
     )
     for kind, on_job in new.depends_on:
         connection.execute(insert(job_dependencies).values(job=job, kind=kind, on_job=on_job))
-    return job
+    return int(job)
 
 
 def move_task(connection: Connection, task: Task, to: State, **values: object) -> bool:
@@ -184,6 +184,24 @@ def tasks_of(
     if states is not None:
         query = query.where(tasks.c.state.in_(list(states)))
     return tuple(_task(row) for row in connection.execute(query))
+
+
+def task_by_index(connection: Connection, job: int, index: int) -> Task | None:
+    """A job's task by its index, or None."""
+    row = connection.execute(
+        _TASK.where(tasks.c.job == job, tasks.c.array_index == index)
+    ).one_or_none()
+    return None if row is None else _task(row)
+
+
+def exit_codes(connection: Connection, job: int) -> dict[int, int]:
+    """The exit codes of a job's ended tasks, by task id."""
+    rows = connection.execute(
+        select(tasks.c.id, tasks.c.exit_code).where(
+            tasks.c.job == job, tasks.c.exit_code.is_not(None)
+        )
+    )
+    return {row.id: row.exit_code for row in rows}
 
 
 def queue(connection: Connection, now_ms: int, depth: int) -> tuple[Task, ...]:

@@ -1,0 +1,132 @@
+"""Step 5: write a plan down, one placement at a time; what has gone stale is dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from dure import ledger, metering
+from dure.agent.wire import Wish
+from dure.allocations import Allocation, BudgetUnit
+from dure.control.snapshot import Moment
+from dure.errors import RefusedError
+from dure.life import Event, State, step
+from dure.scheduling.world import Placement, Plan, Wait
+from dure.store import attempts, events, jobs, projects
+from dure.store import ledger as ledger_store
+from dure.store.attempts import Attempt
+from dure.store.events import Happening
+from dure.store.jobs import Task
+from dure.units import MS_PER_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """What became of a plan."""
+
+    placed: int
+    dropped: int
+
+
+def commit(
+    connection: Connection, plan: Plan, moment: Moment, new_attempt_id: Callable[[], str]
+) -> Committed:
+    """Open an attempt for each placement that still holds, and keep why the others wait."""
+    placed = 0
+    allocations = {a.id: a for a in projects.find_allocations(connection)}
+    for placement in plan.placements:
+        task = jobs.task(connection, placement.task_id)
+        if task.state is not State.QUEUED:
+            continue
+        try:
+            with connection.begin_nested():
+                allocation = allocations[task.allocation]
+                attempt = _attempt(task, placement, allocation, moment, new_attempt_id())
+                _open(connection, task, attempt, allocation, moment.now_ms)
+        except RefusedError:
+            continue  # the ledger has less left than the plan saw
+        placed += 1
+    for wait in plan.waits:
+        _keep_reason(connection, wait, moment.now_ms)
+    return Committed(placed=placed, dropped=len(plan.placements) - placed)
+
+
+def _attempt(
+    task: Task, placement: Placement, allocation: Allocation, moment: Moment, attempt_id: str
+) -> Attempt:
+    pool = moment.scenario.fleet.pool(placement.pool_id)
+    return Attempt(
+        id=attempt_id,
+        task=task.id,
+        job=task.job,
+        number=task.attempts + 1,
+        cluster=pool.cluster_id,
+        pool=pool.id,
+        operator=pool.operator_id,
+        gpu_model=pool.gpu_model,
+        nodes=placement.nodes,
+        slots_per_node=placement.slots_per_node,
+        allocation=allocation.id,
+        hold=placement.hold,
+        hold_gpu_ms=placement.hold_gpu_ms,
+        factors=metering.factors(
+            moment.scenario.tariff,
+            pool.gpu_model,
+            task.spec.tier,
+            pool.operator_id,
+            moment.now_ms,
+            allocation.subsidy_milli,
+        ),
+        placed=placement.reason,
+        wish=Wish.RUN,
+        intended_ms=moment.now_ms,
+        lease_until_ms=moment.now_ms + moment.settings.lease_s * MS_PER_S,
+    )
+
+
+def _open(
+    connection: Connection, task: Task, attempt: Attempt, allocation: Allocation, now_ms: int
+) -> None:
+    """Attempt, hold, state and event in one: step 1 of the submit protocol."""
+    taken = step(task.state, Event.PLACED)
+    jobs.move_task(
+        connection,
+        task,
+        taken.to,
+        attempts=attempt.number,
+        reason_code=attempt.placed.code,
+        reason=attempt.placed.sentence,
+    )
+    attempts.open_attempt(connection, attempt)
+    priced = attempt.factors if allocation.unit is BudgetUnit.UCREDIT else None
+    held = ledger.hold(allocation.id, allocation.unit, attempt.id, attempt.hold_gpu_ms, priced)
+    ledger_store.post(connection, held, now_ms)
+    happening = Happening(
+        project=task.project,
+        job=task.job,
+        reason=attempt.placed,
+        task=task.id,
+        attempt=attempt.id,
+        state=taken.to,
+    )
+    events.write(connection, happening, now_ms)
+    jobs.refresh_state(connection, task.job, now_ms)
+
+
+def _keep_reason(connection: Connection, wait: Wait, now_ms: int) -> None:
+    """Keep why a task waits; a new kind of reason is also an event."""
+    task = jobs.task(connection, wait.task_id)
+    if task.state is not State.QUEUED or task.reason == wait.reason:
+        return
+    jobs.set_reason(connection, task.id, wait.reason)
+    if task.reason is None or task.reason.code != wait.reason.code:
+        happening = Happening(
+            project=task.project,
+            job=task.job,
+            reason=wait.reason,
+            task=task.id,
+            state=task.state,
+        )
+        events.write(connection, happening, now_ms)

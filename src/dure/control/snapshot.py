@@ -1,0 +1,182 @@
+"""The world of one instant, for the scheduler: read from the database, decided by nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection
+
+from dure.allocations import Allocation
+from dure.engines import PoolReport
+from dure.fleet import Pool
+from dure.jobs import JobSpec
+from dure.scenario import Scenario
+from dure.scheduling.world import AllocationState, Occupation, PoolState, Request, World
+from dure.settings import Settings
+from dure.store import attempts, jobs, ledger, projects, sites
+from dure.store.attempts import Attempt
+from dure.store.jobs import Task
+from dure.store.sites import Site
+from dure.units import INT64_MAX, MS_PER_S
+
+OFFLINE: Final = "offline"
+"""Names the occupation that stands for GPUs a node should have and does not report."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """When, and under which plan and patience, a snapshot is taken."""
+
+    now_ms: int
+    up_since_ms: int
+    scenario: Scenario
+    settings: Settings
+
+    def is_silent(self, site: Site) -> bool:
+        """Whether a site has not synced for too long; our own absence is not its silence."""
+        heard_ms = max(site.received_ms, self.up_since_ms)
+        return self.now_ms - heard_ms > self.settings.silent_after_s * MS_PER_S
+
+
+def snapshot(connection: Connection, moment: Moment) -> World:
+    """The whole world, with the head of the queue."""
+    waiting = jobs.queue(connection, moment.now_ms, moment.settings.queue_depth)
+    return world(connection, moment, [request(task) for task in waiting])
+
+
+def plan_only(connection: Connection, moment: Moment, allocation: Allocation) -> World:
+    """What can ever be: the plan's pools and one allocation, whatever runs or waits now."""
+    return World(
+        now_ms=moment.now_ms,
+        pools=tuple(PoolState(pool=pool, nodes=()) for pool in moment.scenario.fleet.pools),
+        occupations=(),
+        requests=(),
+        allocations=(allocation_state(connection, allocation),),
+        rules=moment.scenario.rules,
+        tariff=moment.scenario.tariff,
+    )
+
+
+def world(
+    connection: Connection,
+    moment: Moment,
+    requests: Sequence[Request],
+    also: Collection[str] = (),
+) -> World:
+    """The world with these requests, their allocations, and `also` some others by id."""
+    reported = {site.cluster: site for site in sites.all_sites(connection)}
+    open_attempts = attempts.open_attempts(connection)
+    specs = {job: jobs.spec_of(connection, job) for job in {a.job for a in open_attempts}}
+    names = {r.allocation for r in requests} | {a.allocation for a in open_attempts} | {*also}
+    states = [
+        _pool_state(pool, reported.get(pool.cluster_id), moment)
+        for pool in moment.scenario.fleet.pools
+    ]
+    return World(
+        now_ms=moment.now_ms,
+        pools=tuple(state for state, _ in states),
+        occupations=(
+            *(_occupation(a, specs[a.job], moment.now_ms) for a in open_attempts),
+            *(occupation for _, offline in states for occupation in offline),
+        ),
+        requests=tuple(requests),
+        allocations=tuple(
+            allocation_state(connection, allocation)
+            for allocation in projects.find_allocations(connection, ids=names)
+        ),
+        rules=moment.scenario.rules,
+        tariff=moment.scenario.tariff,
+    )
+
+
+def request(task: Task) -> Request:
+    """A queued task as the scheduler sees it."""
+    return request_for(task.spec, task.allocation, (task.id, task.job, task.index))
+
+
+def request_for(spec: JobSpec, allocation: str, key: tuple[int, int, int]) -> Request:
+    """What one task of such a job would ask for; `key` is its task, job and index."""
+    task, job, index = key
+    return Request(
+        task_id=task,
+        job_id=job,
+        order=(job, index),
+        project=spec.project,
+        allocation=allocation,
+        resources=spec.resources,
+        walltime_s=spec.walltime_s,
+        grace_s=spec.grace_s,
+        priority=spec.priority,
+        data_class=spec.data_class,
+        tier=spec.tier,
+        max_running=spec.array.max_running if spec.array else None,
+    )
+
+
+def allocation_state(connection: Connection, allocation: Allocation) -> AllocationState:
+    """An allocation and what is left of it."""
+    balance = ledger.balance(connection, allocation.id, allocation.unit)
+    return AllocationState(allocation=allocation, available=balance.available, held=balance.held)
+
+
+def _pool_state(
+    pool: Pool, site: Site | None, moment: Moment
+) -> tuple[PoolState, tuple[Occupation, ...]]:
+    """The nodes of a pool that may be used: up by report, and no more than the plan has."""
+    if site is None or moment.is_silent(site):
+        return PoolState(pool=pool, nodes=(), silent=site is not None), ()
+    planned = pool.nodes_in_service(moment.now_ms)
+    offered = _gpus_by_node(site.report.pools, pool.id)
+    nodes = tuple(sorted(offered)[:planned])
+    offline = tuple(
+        _offline(pool, node, pool.gpus_per_node - offered[node])
+        for node in nodes
+        if offered[node] < pool.gpus_per_node
+    )
+    return PoolState(pool=pool, nodes=nodes), offline
+
+
+def _gpus_by_node(reports: Sequence[PoolReport], pool_id: str) -> Mapping[int, int]:
+    return {
+        node.ordinal: node.gpus
+        for report in reports
+        if report.pool_id == pool_id
+        for node in report.nodes
+        if node.up and node.gpus > 0
+    }
+
+
+def _offline(pool: Pool, node: int, slots: int) -> Occupation:
+    return Occupation(
+        attempt_id=f"{OFFLINE}-{pool.id}-{node}",
+        task_id=0,
+        job_id=0,
+        pool_id=pool.id,
+        nodes=(node,),
+        slots_per_node=slots,
+        gpus=slots,
+        allocation="",
+        ends_ms=INT64_MAX,
+    )
+
+
+def _occupation(attempt: Attempt, spec: JobSpec, now_ms: int) -> Occupation:
+    """An attempt may keep its GPUs for walltime and grace; one that is overdue, for a moment yet.
+
+    One that has not started yet may do so now at the earliest.
+    """
+    begun_ms = attempt.started_ms if attempt.started_ms is not None else now_ms
+    ends_ms = begun_ms + (spec.walltime_s + spec.grace_s) * MS_PER_S
+    return Occupation(
+        attempt_id=attempt.id,
+        task_id=attempt.task,
+        job_id=attempt.job,
+        pool_id=attempt.pool,
+        nodes=attempt.nodes,
+        slots_per_node=attempt.slots_per_node,
+        gpus=attempt.gpus,
+        allocation=attempt.allocation,
+        ends_ms=max(ends_ms, now_ms + 1),
+    )

@@ -1,0 +1,218 @@
+"""Carry one event out: the table's answer and its effects, all in the caller's transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection
+
+from dure import codec, ledger, metering
+from dure.agent.wire import AttemptReport, Manifest, Wish
+from dure.errors import Reason
+from dure.jobs import DependencyKind
+from dure.life import (
+    CHARGED,
+    PLATFORM_FAULTS,
+    PLATFORM_RETRIES,
+    TERMINAL,
+    Effect,
+    EndCause,
+    Event,
+    State,
+    Step,
+    step,
+)
+from dure.metering import Metered, Usage
+from dure.store import attempts, events, files, jobs, secrets
+from dure.store import ledger as ledger_store
+from dure.store.attempts import Attempt
+from dure.store.events import Happening
+from dure.store.jobs import Task, job_name
+from dure.units import MS_PER_S
+
+BACKOFF_S_MAX: Final = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Happened:
+    """An event, why it happened, and what the site said of it if it did."""
+
+    event: Event
+    reason: Reason
+    report: AttemptReport | None = None
+
+
+def advance(connection: Connection, task: Task, happened: Happened, now_ms: int) -> State:
+    """Move a task by one event and carry the effects out; its state afterwards.
+
+    Where the task has moved on since it was read, nothing is done.
+
+    Raises:
+        ImpossibleEventError: the table has no such entry.
+    """
+    platform = happened.event in PLATFORM_FAULTS
+    left = task.platform_retries_left if platform else task.retries_left
+    taken = step(task.state, happened.event, retries_left=left)
+    attempt = attempts.attempt_of_task(connection, task.id)
+    if not jobs.move_task(
+        connection, task, taken.to, **_task_values(task, taken, happened, now_ms)
+    ):
+        return jobs.task(connection, task.id).state
+    events.write(
+        connection,
+        Happening(
+            project=task.project,
+            job=task.job,
+            reason=happened.reason,
+            task=task.id,
+            attempt=attempt.id if attempt else None,
+            state=taken.to,
+        ),
+        now_ms,
+    )
+    for effect in taken.effects:
+        if attempt is not None and effect is Effect.STOP_ATTEMPT:
+            attempts.change(connection, attempt.id, wish=Wish.STOP)
+        if attempt is not None and effect is Effect.CLOSE_ATTEMPT:
+            assert taken.cause is not None
+            close_attempt(connection, attempt, taken.cause, happened, now_ms)
+    job_state = jobs.refresh_state(connection, task.job, now_ms)
+    if Effect.FINISH_TASK in taken.effects and job_state in TERMINAL:
+        finish_job(connection, task.job, now_ms)
+    return taken.to
+
+
+def _task_values(task: Task, taken: Step, happened: Happened, now_ms: int) -> dict[str, object]:
+    report = happened.report
+    values: dict[str, object] = {
+        "reason_code": happened.reason.code,
+        "reason": happened.reason.sentence,
+    }
+    if taken.to in TERMINAL:
+        values["ended_ms"] = now_ms
+        values["exit_code"] = report.exit_code if report else None
+    if report is not None and report.checkpoint is not None and report.checkpoint.files:
+        values["checkpoint"] = files.digest(report.checkpoint)
+    if taken.to is State.QUEUED and taken.cause is not None:
+        values |= _requeue_values(task, happened.event, now_ms)
+    return values
+
+
+def _requeue_values(task: Task, event: Event, now_ms: int) -> dict[str, object]:
+    """A retry is spent; after platform faults the next attempt waits twice as long each time."""
+    if event is Event.ERRED:
+        return {"retries_left": max(0, task.retries_left - 1)}
+    if event not in PLATFORM_FAULTS:
+        return {}
+    faults = PLATFORM_RETRIES - task.platform_retries_left
+    wait_s = min(BACKOFF_S_MAX, 1 << faults)
+    return {
+        "platform_retries_left": task.platform_retries_left - 1,
+        "not_before_ms": now_ms + wait_s * MS_PER_S,
+    }
+
+
+def close_attempt(
+    connection: Connection, attempt: Attempt, cause: EndCause, happened: Happened, now_ms: int
+) -> None:
+    """Meter an attempt, post what it cost, free the rest of its hold and its GPUs."""
+    report = happened.report
+    started_ms = (report.started_ms if report else None) or attempt.started_ms
+    ended_ms = report.ended_ms if report else None
+    usage = Usage(
+        attempt_id=attempt.id, gpus=attempt.gpus, started_ms=started_ms, ended_ms=ended_ms
+    )
+    metered = metering.assess(usage, attempt.hold_gpu_ms, attempt.intended_ms, now_ms)
+    charge = _post(connection, attempt, cause, metered, now_ms)
+    attempts.change(
+        connection,
+        attempt.id,
+        closed_ms=now_ms,
+        cause=cause,
+        started_ms=started_ms,
+        ended_ms=ended_ms,
+        exit_code=report.exit_code if report else None,
+        detail=report.detail if report else happened.reason.sentence,
+        gpu_ms=metered.gpu_ms,
+        charge=charge,
+        dispute=metered.dispute.sentence if metered.dispute else None,
+        outputs=_kept(connection, report.outputs if report else None),
+        checkpoint=_kept(connection, report.checkpoint if report else None),
+    )
+
+
+def _post(
+    connection: Connection, attempt: Attempt, cause: EndCause, metered: Metered, now_ms: int
+) -> int:
+    """Settle the attempt's hold in the ledger; the charge, in the allocation's unit."""
+    opened = ledger_store.open_hold(connection, attempt.id)
+    assert opened is not None, f"attempt {attempt.id} has no open hold"
+    if metered.gpu_ms == 0 and metered.dispute is None:
+        ledger_store.post(connection, ledger.void(opened, cause), now_ms)
+        return 0
+    bill = ledger.Bill(
+        operator_id=attempt.operator,
+        gpu_ms=metered.gpu_ms,
+        charged=cause in CHARGED,
+        cause=cause,
+        disputed_gpu_ms=metered.disputed_gpu_ms,
+        dispute=metered.dispute,
+    )
+    settled = ledger_store.post(connection, ledger.settle(opened, bill), now_ms)
+    return ledger.charge_of(settled)
+
+
+def _kept(connection: Connection, manifest: Manifest | None) -> str | None:
+    if manifest is None or not manifest.files:
+        return None
+    files.keep_manifest(connection, manifest)
+    return codec.encode_text(manifest)
+
+
+def finish_job(connection: Connection, job: int, now_ms: int) -> None:
+    """A job has ended: drop its secrets, and let go, or cancel, what waited for it."""
+    ended = [job]
+    while ended:
+        done = ended.pop()
+        secrets.drop(connection, done)
+        for dependant in jobs.dependants(connection, done):
+            released = release(connection, dependant, now_ms)
+            if released in TERMINAL:
+                ended.append(dependant)
+
+
+def release(connection: Connection, job: int, now_ms: int) -> State:
+    """Queue or cancel a waiting job's tasks as its dependencies now stand."""
+    happened = dependencies_say(jobs.dependencies(connection, job))
+    waiting = jobs.tasks_of(connection, job, [State.WAITING])
+    if happened is None or not waiting:
+        return State.WAITING
+    for task in waiting:
+        taken = step(task.state, happened.event)
+        jobs.move_task(connection, task, taken.to, **_task_values(task, taken, happened, now_ms))
+    state = jobs.refresh_state(connection, job, now_ms)
+    happening = Happening(project=waiting[0].project, job=job, reason=happened.reason, state=state)
+    events.write(connection, happening, now_ms)
+    return state
+
+
+def dependencies_say(
+    dependencies: tuple[tuple[DependencyKind, int, State], ...],
+) -> Happened | None:
+    """What a waiting job's dependencies mean for it now; None: keep waiting."""
+    for kind, job, state in dependencies:
+        if kind is DependencyKind.AFTEROK and state in TERMINAL and state is not State.SUCCEEDED:
+            return Happened(
+                event=Event.DEPENDENCY_FAILED,
+                reason=Reason(
+                    "dependency-never-satisfied",
+                    f"cancelled: it was to run after {job_name(job)} succeeded, and that {state}",
+                ),
+            )
+    if all(state in TERMINAL for _, _, state in dependencies):
+        return Happened(
+            event=Event.DEPENDENCIES_MET,
+            reason=Reason("dependencies-met", "queued: the jobs it waited for have ended"),
+        )
+    return None

@@ -1,0 +1,53 @@
+"""What Dure does when it is asked: use cases, one function each, over the store.
+
+Each takes the `Service` and the `Principal` who asks, checks what they may do, and does it all in
+one transaction or nothing. `submit` is where a job's way begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection
+
+from dure.control.snapshot import Moment
+from dure.scenario import Scenario
+from dure.settings import Settings
+from dure.store import sites
+from dure.store.blobs import Blobs, Logs
+from dure.store.database import Database
+from dure.store.secrets import Vault
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """What use cases need: the stores, the clock, and a way to start a control cycle at once."""
+
+    database: Database
+    blobs: Blobs
+    logs: Logs
+    vault: Vault
+    settings: Settings
+    now_ms: Callable[[], int]
+    new_id: Callable[[], str]
+    """Sixteen random hex digits."""
+    wake: Callable[[], None]
+    up_since_ms: int
+    _scenarios: dict[int, Scenario] = field(default_factory=dict)
+
+    def scenario(self, connection: Connection) -> Scenario:
+        """The present scenario. A version never changes, so each is decoded once."""
+        version = sites.scenario_version(connection)
+        if version not in self._scenarios:
+            self._scenarios[version] = sites.read_scenario(connection, version)
+        return self._scenarios[version]
+
+    def moment(self, connection: Connection) -> Moment:
+        """Now, under the present scenario."""
+        return Moment(
+            now_ms=self.now_ms(),
+            up_since_ms=self.up_since_ms,
+            scenario=self.scenario(connection),
+            settings=self.settings,
+        )

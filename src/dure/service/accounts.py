@@ -1,0 +1,93 @@
+"""What things cost: usage line by line, statements, and the ledger itself."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from dure.errors import NotFoundError, RefusedError
+from dure.journal import Journal
+from dure.people import Action, Principal
+from dure.service import Service
+from dure.service.access import require, require_seen
+from dure.service.jobs import seen, visible_projects
+from dure.store import attempts
+from dure.store import ledger as ledger_store
+from dure.store.attempts import UsageFilter
+from dure.store.jobs import job_number
+from dure.text import shown
+from dure.views import Statement, UsagePage
+
+_CURSOR: Final = re.compile(r"\A(\d{1,18})\.([a-z0-9-]{1,63})\Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageQuery:
+    """Which usage: of a project, of a job, or all that the caller may see."""
+
+    project: str | None
+    job: str | None
+    after: str | None
+    limit: int
+
+
+def usage(service: Service, principal: Principal, query: UsageQuery) -> UsagePage:
+    """What attempts used, last closed first."""
+    before = None
+    if query.after is not None:
+        cursor = _CURSOR.match(query.after)
+        if cursor is None:
+            raise RefusedError("bad-cursor", f"after {shown(query.after)} is not a cursor.")
+        before = (int(cursor[1]), cursor[2])
+    with service.database.read() as connection:
+        wanted = UsageFilter(of_projects=_projects(principal, query.project))
+        if query.job is not None:
+            summary = seen(connection, principal, query.job)
+            wanted = UsageFilter(job=job_number(summary.id))
+        lines, following = attempts.usage(connection, wanted, before, query.limit)
+    return UsagePage(lines, None if following is None else f"{following[0]}.{following[1]}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatementQuery:
+    """A statement of a project or of an operator, or, with neither, of the nation."""
+
+    project: str | None
+    operator: str | None
+    from_ms: int | None
+    until_ms: int | None
+
+
+def statement(service: Service, principal: Principal, query: StatementQuery) -> Statement:
+    """Sums over [from_ms, until_ms); the same figures for operator, project and ministry."""
+    of_projects = None
+    if query.operator is not None:
+        missing = NotFoundError("operator", shown(query.operator))
+        require_seen(principal, Action.READ_OPERATOR, query.operator, missing)
+    if query.operator is None or query.project is not None:
+        of_projects = _projects(principal, query.project)
+    until_ms = service.now_ms() if query.until_ms is None else query.until_ms
+    wanted = UsageFilter(
+        of_projects=of_projects,
+        operator=query.operator,
+        from_ms=query.from_ms,
+        until_ms=until_ms + 1 if query.until_ms is None else until_ms,
+    )
+    with service.database.read() as connection:
+        lines = attempts.statement_lines(connection, wanted)
+    return Statement(from_ms=query.from_ms or 0, until_ms=until_ms, lines=lines)
+
+
+def _projects(principal: Principal, project: str | None) -> tuple[str, ...] | None:
+    if project is None:
+        return visible_projects(principal, Action.READ_PROJECT)
+    require_seen(principal, Action.READ_PROJECT, project, NotFoundError("project", shown(project)))
+    return (project,)
+
+
+def journals(service: Service, principal: Principal, after: int, limit: int) -> tuple[Journal, ...]:
+    """A page of the ledger, for whoever audits it."""
+    require(principal, Action.READ_LEDGER)
+    with service.database.read() as connection:
+        return ledger_store.journals(connection, after, limit)

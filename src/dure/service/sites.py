@@ -1,0 +1,231 @@
+"""What agents ask, and what everybody may know of the fleet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import Connection
+
+from dure.agent.wire import FileEntry, Manifest, Order, SyncReply, SyncRequest, Wish
+from dure.control.snapshot import world as snapshot_world
+from dure.errors import NotFoundError, RefusedError
+from dure.faults import crash_point
+from dure.fleet import FleetTotals, totals
+from dure.jobs import Notice
+from dure.people import Action, Principal
+from dure.service import Service
+from dure.service.access import require_seen
+from dure.store import attempts, files, jobs, secrets, sites
+from dure.store.attempts import Attempt
+from dure.text import shown
+from dure.units import INT64_MAX, MS_PER_S
+from dure.views import PoolView, Upload
+
+LOG_PIECE_BYTES_MAX: Final = 256 * 1024
+RANKS_MAX: Final = 100_000
+
+
+def sync(service: Service, principal: Principal, report: SyncRequest) -> SyncReply:
+    """Take a site's present in, and answer with what should be. Idempotent.
+
+    The lease starts when the request arrived, which is no sooner than when it was sent: the site's
+    own count always ends first.
+    """
+    cluster = report.cluster_id
+    require_seen(principal, Action.SYNC, cluster, NotFoundError("cluster", shown(cluster)))
+    now_ms = service.now_ms()
+    with service.database.write() as connection:
+        kept = _without_missing_files(connection, report)
+        sites.store_report(connection, kept, now_ms)
+        open_attempts = attempts.open_attempts(connection, cluster)
+        running = [a.id for a in open_attempts if a.wish is Wish.RUN]
+        until_ms = now_ms + service.settings.lease_s * MS_PER_S
+        attempts.extend_leases(connection, running, until_ms)
+        orders = tuple(_order(connection, attempt) for attempt in open_attempts)
+        named = [a.attempt_id for a in report.attempts]
+        known = attempts.known(connection, named)
+        crash_point("sync.before-commit")
+    service.wake()
+    return SyncReply(
+        orders=orders,
+        closed=tuple(a for a in named if a in known and known[a] == (cluster, True)),
+        strangers=tuple(a for a in named if a not in known or known[a][0] != cluster),
+        lease_s=service.settings.lease_s,
+        interval_s=service.settings.sync_interval_s,
+    )
+
+
+def _without_missing_files(connection: Connection, report: SyncRequest) -> SyncRequest:
+    """The report with only those output files whose contents the site has really brought."""
+    trees = [t for a in report.attempts for t in (a.outputs, a.checkpoint) if t and t.files]
+    if not trees:
+        return report
+    kept = []
+    for said in report.attempts:
+        found = attempts.find(connection, said.attempt_id)
+        if found is None or not (said.outputs or said.checkpoint):
+            kept.append(said)
+            continue
+        project = jobs.spec_of(connection, found.job).project
+        kept.append(
+            replace(
+                said,
+                outputs=_brought(connection, project, said.outputs),
+                checkpoint=_brought(connection, project, said.checkpoint),
+            )
+        )
+    return replace(report, attempts=tuple(kept))
+
+
+def _brought(connection: Connection, project: str, manifest: Manifest | None) -> Manifest | None:
+    if manifest is None:
+        return None
+    lacking = set(files.missing(connection, project, (f.sha256 for f in manifest.files)))
+    return Manifest(tuple(f for f in manifest.files if f.sha256 not in lacking))
+
+
+def _order(connection: Connection, attempt: Attempt) -> Order:
+    task = jobs.task(connection, attempt.task)
+    spec = task.spec
+    return Order(
+        attempt_id=attempt.id,
+        wish=attempt.wish,
+        job_id=jobs.job_name(attempt.job),
+        job_name=spec.name,
+        task_index=task.index,
+        attempt_number=attempt.number,
+        project=spec.project,
+        pool_id=attempt.pool,
+        nodes=attempt.nodes,
+        gpus_per_node=attempt.slots_per_node,
+        walltime_s=spec.walltime_s,
+        notice=spec.checkpoint.signal if spec.checkpoint else Notice.TERM,
+        grace_s=spec.grace_s,
+        command=spec.command,
+        script=spec.script,
+        env=spec.env or {},
+        workdir=_manifest(connection, spec.workdir),
+        checkpoint_dir=spec.checkpoint.dir if spec.checkpoint else None,
+        checkpoint=_manifest(connection, task.checkpoint),
+        outputs_dir=spec.outputs,
+    )
+
+
+def _manifest(connection: Connection, digest: str | None) -> Manifest | None:
+    return None if digest is None else files.find_manifest(connection, digest)
+
+
+# ---- an attempt's files, secrets and logs --------------------------------------------------------
+
+
+def own_attempt(
+    connection: Connection, principal: Principal, attempt_id: str, *, is_open: bool = False
+) -> Attempt:
+    """An attempt of the agent's own cluster; otherwise there is none (404)."""
+    found = attempts.find(connection, attempt_id)
+    missing = NotFoundError("attempt", shown(attempt_id))
+    if found is None or (is_open and found.closed_ms is not None):
+        raise missing
+    require_seen(principal, Action.SYNC, found.cluster, missing)
+    return found
+
+
+def secrets_of(service: Service, principal: Principal, attempt_id: str) -> dict[str, str]:
+    """The secrets of an open attempt's job."""
+    with service.database.read() as connection:
+        attempt = own_attempt(connection, principal, attempt_id, is_open=True)
+        return secrets.read(connection, service.vault, attempt.job)
+
+
+def attempt_file(service: Service, principal: Principal, attempt_id: str, sha256: str) -> Path:
+    """Where a content is that an open attempt starts from, or has brought itself."""
+    with service.database.read() as connection:
+        attempt = own_attempt(connection, principal, attempt_id)
+        task = jobs.task(connection, attempt.task)
+        trees = (
+            _manifest(connection, task.spec.workdir),
+            _manifest(connection, task.checkpoint),
+        )
+        named = any(f.sha256 == sha256 for tree in trees if tree for f in tree.files)
+        own = not files.missing(connection, task.project, [sha256])
+    if not (named or own) or not service.blobs.has(sha256):
+        raise NotFoundError("file", shown(sha256))
+    return service.blobs.path(sha256)
+
+
+def project_of_attempt(service: Service, principal: Principal, attempt_id: str) -> str:
+    """The project whose files an agent is bringing."""
+    with service.database.read() as connection:
+        attempt = own_attempt(connection, principal, attempt_id, is_open=True)
+        return jobs.spec_of(connection, attempt.job).project
+
+
+def append_log(
+    service: Service, principal: Principal, attempt_id: str, rank: int, offset: int, data: bytes
+) -> int:
+    """Take a piece of a node's log; the size of the whole afterwards."""
+    if not (0 <= rank < RANKS_MAX and 0 <= offset <= INT64_MAX):
+        raise RefusedError("bad-input", f"rank {rank} or offset {offset} is out of range.")
+    with service.database.read() as connection:
+        attempt = own_attempt(connection, principal, attempt_id)
+    if rank >= len(attempt.nodes):
+        raise NotFoundError("rank", f"{rank} of {attempt_id}")
+    return service.logs.append(attempt.id, rank, offset, data)
+
+
+# ---- uploads of members --------------------------------------------------------------------------
+
+
+def register_workdir(
+    service: Service, principal: Principal, project: str, manifest: Manifest
+) -> Upload:
+    """Keep a manifest; the answer names the contents that the project has still to bring."""
+    require_seen(principal, Action.SUBMIT, project, NotFoundError("project", shown(project)))
+    with service.database.write() as connection:
+        name = files.keep_manifest(connection, manifest)
+        return Upload(
+            sha256=name,
+            missing=files.missing(connection, project, (f.sha256 for f in manifest.files)),
+        )
+
+
+def note_blob(service: Service, project: str, entry: FileEntry) -> None:
+    """Note that a project has brought a content."""
+    with service.database.write() as connection:
+        files.add_blob(connection, project, entry.sha256, entry.size)
+
+
+# ---- fleet ---------------------------------------------------------------------------------------
+
+
+def fleet(service: Service, at_ms: int | None) -> FleetTotals:
+    """The plan's totals at an instant; now, if none is named."""
+    with service.database.read() as connection:
+        plan = service.scenario(connection).fleet
+    return totals(plan, service.now_ms() if at_ms is None else at_ms)
+
+
+def pools(service: Service) -> tuple[PoolView, ...]:
+    """Pools as planned and as their sites report them now."""
+    with service.database.read() as connection:
+        now = snapshot_world(connection, service.moment(connection), [])
+    used: dict[str, int] = {}
+    for occupation in now.occupations:
+        used[occupation.pool_id] = used.get(occupation.pool_id, 0) + occupation.gpus
+    return tuple(
+        PoolView(
+            pool=state.pool.id,
+            operator=state.pool.operator_id,
+            cluster=state.pool.cluster_id,
+            gpu_model=state.pool.gpu_model,
+            gpus_per_node=state.pool.gpus_per_node,
+            gpus_in_service=state.pool.nodes_in_service(now.now_ms) * state.pool.gpus_per_node,
+            nodes_up=len(state.nodes),
+            gpus_up=len(state.nodes) * state.pool.gpus_per_node,
+            gpus_used=used.get(state.pool.id, 0),
+            silent=state.silent,
+        )
+        for state in now.pools
+    )

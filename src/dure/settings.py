@@ -1,0 +1,28 @@
+"""How patient the control plane is. Every limit has a name, a unit and its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Intervals and limits of one installation."""
+
+    cycle_s: float = 1.0
+    """Between control cycles; a submission or a report starts one at once."""
+    sync_interval_s: float = 5.0
+    """What agents are asked to wait between syncs; a site may wait longer."""
+    silent_after_s: float = 30.0
+    """Without a sync for so long, a cluster takes nothing new and its attempts are unknown."""
+    lease_s: int = 3_600
+    """How long an attempt may go on unseen. It moves elsewhere only after that, so a longer lease
+    rides out longer outages and a shorter one frees a lost site's jobs sooner."""
+    lease_margin_s: int = 60
+    """More patience on our side than on the site's: it stops its attempts before we move them."""
+    missing_confirm_s: float = 10.0
+    """An engine must deny an attempt twice, so far apart: Slurm saves its state every 5 s."""
+    overdue_margin_s: int = 120
+    """After walltime and grace, how long until we order an attempt to stop ourselves."""
+    queue_depth: int = 5_000
+    """How many queued tasks one cycle looks at."""
