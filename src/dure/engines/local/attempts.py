@@ -8,6 +8,7 @@ its lock is free and no process has its pid and start; or the machine has starte
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 import shutil
@@ -17,8 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import psutil  # type: ignore[import-untyped]  # its types are a separate package
-from pydantic import TypeAdapter
 
+from dure import codec
 from dure.engines import EngineEnd, Observation, Phase
 from dure.engines.local import shim
 
@@ -48,9 +49,6 @@ class Accepted:
     port: int
     accepted_ms: int
     boot_id: str
-
-
-_ACCEPTED: Final = TypeAdapter(Accepted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +225,7 @@ def _marked(attempt_id: str, rank: int) -> list[psutil.Process]:
 
 def accept(folder: Path, accepted: Accepted) -> Attempt:
     """Makes the attempt the engine's own, durably: from here on it runs."""
-    shim.write_once(folder / ATTEMPT, _ACCEPTED.dump_python(accepted, mode="json"), durable=True)
+    shim.write_once(folder / ATTEMPT, dataclasses.asdict(accepted), durable=True)
     shim.sync_folder(folder.parent)
     return Attempt(folder, accepted)
 
@@ -239,7 +237,7 @@ def load(attempts: Path) -> dict[str, Attempt]:
     found = {}
     for folder in sorted(attempts.iterdir()):
         try:
-            accepted = _ACCEPTED.validate_json((folder / ATTEMPT).read_bytes())
+            accepted = codec.read(Accepted, (folder / ATTEMPT).read_bytes())
         except FileNotFoundError:
             shutil.rmtree(folder)
             continue

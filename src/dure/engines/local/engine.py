@@ -99,7 +99,9 @@ class LocalEngine:
         """See `Engine.stop`. Unknown and ended attempts are left as they are."""
         attempt = self._attempts.get(attempt_id)
         if attempt is not None and attempt.ended is None:
-            shim.write_once(attempt.folder / shim.STOP, {"cause": shim.ASKED})
+            stop = attempt.folder / shim.STOP
+            if not stop.exists():
+                shim.write_once(stop, {"cause": shim.ASKED})
 
     def extend(self, attempt_id: str, lease_until_ms: int) -> None:
         """See `Engine.extend`."""

@@ -1,0 +1,93 @@
+"""The agent's process: `python -m dure.agent --config FILE`.
+
+Exit codes: 0 when told to stop, 2 when the configuration cannot be used. What runs on the engine
+goes on in either case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import random
+import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import structlog
+
+from dure.agent.config import AgentConfig, ConfigError, load_config, read_token
+from dure.agent.loop import Agent, Site
+from dure.agent.uplink import HttpUplink
+from dure.engines import EngineError
+from dure.engines.local import LocalEngine
+
+_THREADS = 8
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs an agent until SIGTERM or SIGINT. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m dure.agent", description="A site's agent.")
+    parser.add_argument("--config", type=Path, required=True, help="TOML or JSON")
+    parser.add_argument("--log-format", choices=("console", "json"), default="console")
+    options = parser.parse_args(arguments)
+    _configure_log(options.log_format)
+    here = options.config.absolute().parent
+    try:
+        config = load_config(options.config)
+        token = read_token(here / config.token_file)
+        engine = LocalEngine(here / config.root / "engine", config.pools)
+    except (ConfigError, EngineError, OSError, ValueError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    _run(config, here / config.root, engine, token)
+    return 0
+
+
+def _run(config: AgentConfig, root: Path, engine: LocalEngine, token: str) -> None:
+    uplink = HttpUplink(config.url, token)
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="dure-agent") as executor:
+        agent = Agent(
+            Site(
+                cluster_id=config.cluster_id,
+                engine_name=config.engine,
+                engine=engine,
+                uplink=uplink,
+                root=root,
+                executor=executor,
+                dice=random.Random(),  # noqa: S311  it only spreads retries out
+            )
+        )
+        stopping = threading.Event()
+
+        def stop(*_: object) -> None:
+            stopping.set()
+            agent.wake()
+
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
+        agent.run(stopping)
+        executor.shutdown(cancel_futures=True)
+    engine.close()
+    uplink.close()
+
+
+def _configure_log(form: str) -> None:
+    """One line an event to standard error. Tokens and secrets are never handed to the log."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(ensure_ascii=False)
+            if form == "json"
+            else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""A manifest becomes a folder, and a folder a manifest. No link is ever followed.
+
+Every file is reached from an open folder, name by name, with O_NOFOLLOW: a job may put any link
+anywhere in its folder, and none leads the agent out of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from dure.agent.wire import (
+    FILE_BYTES_MAX,
+    FILES_MAX,
+    TREE_BYTES_MAX,
+    FileEntry,
+    Manifest,
+)
+from dure.text import shown
+
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_NONBLOCK: opening a pipe that nobody writes would wait for ever.
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+_CHUNK_BYTES: Final = 1024 * 1024
+
+
+class CollectError(Exception):
+    """A folder that cannot be collected; says in one sentence why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """A folder's regular files, and how many other things in it were left out."""
+
+    manifest: Manifest
+    left_out: int
+
+
+def materialise(manifest: Manifest, source: Callable[[FileEntry], Path], folder: Path) -> None:
+    """Writes a manifest's files into `folder`, from where `source` has their checked content.
+
+    Raises:
+        OSError: no space, or a link or file stands where a folder must be.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _opened(folder) as top:
+        for entry in manifest.files:
+            *parents, name = entry.path.split("/")
+            mode = 0o755 if entry.executable else 0o644
+            with _descended(top, parents, make=True) as parent:
+                descriptor = os.open(name, _WRITE, mode, dir_fd=parent)
+                with os.fdopen(descriptor, "wb") as target, source(entry).open("rb") as content:
+                    os.fchmod(descriptor, mode)
+                    shutil.copyfileobj(content, target, _CHUNK_BYTES)
+
+
+def collect(folder: Path, inside: str) -> Collected:
+    """The regular files under `folder/inside`, hashed, in the order of their paths.
+
+    Links, pipes, sockets, devices and names that a manifest cannot carry are left out. A folder
+    that is not there holds nothing.
+
+    Raises:
+        CollectError: more, or larger, than a manifest may hold; or a link stands for the folder.
+    """
+    collector = _Collector()
+    try:
+        with _opened(folder) as top, _descended(top, inside.split("/")) as start:
+            collector.walk(start, "")
+    except FileNotFoundError:
+        return Collected(Manifest(()), 0)
+    except OSError as error:
+        raise CollectError(f"{inside} cannot be read: {os.strerror(error.errno or 0)}") from error
+    files = tuple(sorted(collector.files, key=lambda entry: entry.path))
+    return Collected(Manifest(files), collector.left_out)
+
+
+@contextlib.contextmanager
+def opened(folder: Path, inside: str, path: str) -> Iterator[BinaryIO]:
+    """A collected file, for reading.
+
+    Raises:
+        OSError: it is gone, or no longer a regular file reached through folders only.
+    """
+    *parents, name = path.split("/")
+    with (
+        _opened(folder) as top,
+        _descended(top, [*inside.split("/"), *parents]) as parent,
+        os.fdopen(os.open(name, _READ, dir_fd=parent), "rb") as file,
+    ):
+        yield file
+
+
+class _Collector:
+    """What one walk has found."""
+
+    def __init__(self) -> None:
+        self.files: list[FileEntry] = []
+        self.bytes = 0
+        self.left_out = 0
+
+    def walk(self, folder: int, prefix: str) -> None:
+        """Depth first: a manifest's longest path bounds the depth."""
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries)
+        for name in names:
+            path = f"{prefix}{name}"
+            mode = os.lstat(name, dir_fd=folder).st_mode
+            if stat.S_ISREG(mode):
+                self._take(folder, name, path)
+            elif stat.S_ISDIR(mode) and _fits(path):
+                with _descended(folder, [name]) as below:
+                    self.walk(below, f"{path}/")
+            else:
+                self.left_out += 1
+
+    def _take(self, folder: int, name: str, path: str) -> None:
+        if not _fits(path):
+            self.left_out += 1
+            return
+        with os.fdopen(os.open(name, _READ, dir_fd=folder), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                self.left_out += 1
+                return
+            self._check_limits(path, status.st_size)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = file.tell()
+        self.files.append(FileEntry(path, size, digest, bool(status.st_mode & stat.S_IXUSR)))
+        self.bytes += size
+
+    def _check_limits(self, path: str, size: int) -> None:
+        if size > FILE_BYTES_MAX:
+            raise CollectError(
+                f"{shown(path)} has {size:,} bytes; at most {FILE_BYTES_MAX:,} are taken"
+            )
+        if len(self.files) >= FILES_MAX:
+            raise CollectError(f"there are more than {FILES_MAX:,} files, which is the most taken")
+        if self.bytes + size > TREE_BYTES_MAX:
+            raise CollectError(
+                f"the files have more than {TREE_BYTES_MAX:,} bytes together, the most taken"
+            )
+
+
+def _fits(path: str) -> bool:
+    """Whether a manifest can carry this path."""
+    try:
+        FileEntry(path, 0, "0" * 64)
+    except ValueError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, _FOLDER)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _descended(top: int, names: list[str], *, make: bool = False) -> Iterator[int]:
+    """The folder reached from an open one, name by name, made on the way where asked."""
+    descriptor = os.dup(top)
+    try:
+        for name in names:
+            if make:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, 0o755, dir_fd=descriptor)
+            below = os.open(name, _FOLDER, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = below
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,60 @@
+"""Logs travel up by offset: the control plane says how much it has, and the agent goes on there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dure.agent.uplink import LOG_BYTES_MAX, Uplink
+
+
+class LogPusher:
+    """Remembers how far each log is; a lost reply or a restart costs one chunk, never a byte."""
+
+    def __init__(self, uplink: Uplink) -> None:
+        self._uplink = uplink
+        self._sizes: dict[tuple[str, int], int] = {}
+        self._full: set[tuple[str, int]] = set()
+
+    def behind(self, attempt_id: str, rank: int, path: Path) -> bool:
+        """Whether the file is longer than what the control plane has, and it takes more."""
+        if (attempt_id, rank) in self._full:
+            return False
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            return False
+        return size > self._sizes.get((attempt_id, rank), 0)
+
+    def push(self, attempt_id: str, rank: int, path: Path) -> bool:
+        """Pushes all that stands in the file now.
+
+        Returns False when the control plane takes no more of it. Raises the uplink's errors.
+        """
+        key = attempt_id, rank
+        if key in self._full:
+            return False
+        stalled = False
+        while chunk := self._read(path, offset := self._sizes.get(key, 0)):
+            size = self._uplink.push_log(attempt_id, rank, offset, chunk)
+            if size <= offset and stalled:
+                self._full.add(key)
+                return False
+            stalled = size <= offset  # once is an offset put right, twice the same is a no
+            self._sizes[key] = size
+        return True
+
+    def forget(self, attempt_id: str) -> None:
+        """Drops what was remembered of an attempt."""
+        for key in list(self._sizes):  # a copy: other attempts' pushes go on in their threads
+            if key[0] == attempt_id:
+                del self._sizes[key]
+                self._full.discard(key)
+
+    @staticmethod
+    def _read(path: Path, offset: int) -> bytes:
+        try:
+            with path.open("rb") as file:
+                file.seek(offset)
+                return file.read(LOG_BYTES_MAX)
+        except FileNotFoundError:
+            return b""

@@ -1,0 +1,76 @@
+"""Before an attempt starts: its files, its secrets, its folder, and the launch made of them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from dure.agent.cache import Cache
+from dure.agent.files import materialise
+from dure.agent.uplink import Uplink
+from dure.agent.wire import Manifest, Order
+from dure.engines import Launch
+
+
+class Preparer:
+    """Prepares attempts' folders. Each method may run in a thread of its own."""
+
+    def __init__(self, uplink: Uplink, cache: Cache) -> None:
+        self._uplink = uplink
+        self._cache = cache
+
+    def prepare(self, order: Order, folder: Path) -> dict[str, str]:
+        """Makes the job's folder anew; returns its secrets, which stay in memory.
+
+        Raises the uplink's errors, ContentError and OSError (no space, say).
+        """
+        secrets = self.secrets(order)
+        for manifest in (order.workdir, order.checkpoint):
+            self._fetch(order.attempt_id, manifest)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        if order.workdir is not None:
+            materialise(order.workdir, self._cache.path, folder)
+        for inside in filter(None, (order.outputs_dir, order.checkpoint_dir)):
+            (folder / inside).mkdir(parents=True, exist_ok=True)
+        if order.checkpoint is not None and order.checkpoint_dir is not None:
+            materialise(order.checkpoint, self._cache.path, folder / order.checkpoint_dir)
+        return secrets
+
+    def secrets(self, order: Order) -> dict[str, str]:
+        """The secrets alone, for a folder that was prepared before the agent restarted."""
+        return self._uplink.secrets(order.attempt_id)
+
+    def _fetch(self, attempt_id: str, manifest: Manifest | None) -> None:
+        for entry in manifest.files if manifest is not None else ():
+            if not self._cache.holds(entry):
+                self._cache.add(entry, self._uplink.fetch(attempt_id, entry))
+
+
+def launch_of(order: Order, secrets: dict[str, str], folder: Path) -> Launch:
+    """What the engine is asked to run. Paths in the environment are absolute."""
+    own = {
+        "DURE_ATTEMPT_ID": order.attempt_id,
+        "DURE_ATTEMPT_NUMBER": str(order.attempt_number),
+        "DURE_JOB_ID": order.job_id,
+        "DURE_JOB_NAME": order.job_name,
+        "DURE_TASK_INDEX": str(order.task_index),
+        "DURE_PROJECT": order.project,
+        "DURE_POOL": order.pool_id,
+    }
+    if order.outputs_dir is not None:
+        own["DURE_OUTPUTS_DIR"] = str(folder.absolute() / order.outputs_dir)
+    if order.checkpoint_dir is not None:
+        own["DURE_CHECKPOINT_DIR"] = str(folder.absolute() / order.checkpoint_dir)
+    return Launch(
+        attempt_id=order.attempt_id,
+        pool_id=order.pool_id,
+        nodes=order.nodes,
+        gpus_per_node=order.gpus_per_node,
+        walltime_s=order.walltime_s,
+        notice=order.notice,
+        grace_s=order.grace_s,
+        command=order.command,
+        script=order.script,
+        env=order.env | secrets | own,
+    )
