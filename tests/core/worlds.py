@@ -171,14 +171,16 @@ def world(*requests, pools=None, occupations=(), allocations=None, **fields):
 
 @st.composite
 def requests_(draw, task_id):
-    """A random request; about one in three is the task of a capped array."""
-    job_id = draw(st.integers(1, 4)) if draw(st.integers(0, 2)) == 0 else 100 + task_id
+    """A random request; about one in three is the task of an array capped at 1 or 2."""
+    allocations = [*6 * ["alloc"], *3 * ["small"], "cap", "cap", "late", "none"]
+    data_classes = [*6 * ["public"], "national-core", "national-core", "forgotten"]
+    job_id = draw(st.integers(1, 2)) if draw(st.integers(0, 2)) == 0 else 100 + task_id
     capped = job_id < 100
     return request(
         task_id,
-        nodes=draw(st.integers(1, 4)),
-        gpus=draw(st.sampled_from([1, 1, 2, 4, 8, 8, 16])),
-        models=draw(st.sampled_from([(), (), ("b200",), ("h200", "b200")])),
+        nodes=draw(st.sampled_from([1, 1, 2, 3, 4])),
+        gpus=draw(st.sampled_from([1, 1, 2, 4, 8, 8, 8])),
+        models=draw(st.sampled_from([(), (), (), ("b200",), ("h200", "b200")])),
         cpus=draw(st.sampled_from([None, None, 1, 17, 64])),
         memory=draw(st.sampled_from([None, None, 100, 1_024])),
         job_id=job_id,
@@ -186,8 +188,8 @@ def requests_(draw, task_id):
         order=(job_id, task_id),
         priority=draw(st.sampled_from([50, 50, 50, 10, 90])),
         walltime_s=draw(st.sampled_from([60, HOUR, 2 * HOUR, 30 * HOUR, 400 * HOUR])),
-        allocation=draw(st.sampled_from(["alloc", "alloc", "small", "cap", "late", "none"])),
-        data_class=draw(st.sampled_from(["public", "public", "national-core", "forgotten"])),
+        allocation=draw(st.sampled_from(allocations)),
+        data_class=draw(st.sampled_from(data_classes)),
         tier=draw(st.sampled_from([Tier.STANDARD, Tier.SPARE])),
     )
 
@@ -196,14 +198,14 @@ def requests_(draw, task_id):
 def worlds(draw):
     """Random worlds: crowded pools, odd node shapes, tight and closed allocations, dead nodes."""
     pools = [
-        pool("nhn-b200", nodes=4, up=draw(st.sets(st.integers(0, 5), max_size=4))),
+        pool("nhn-b200", nodes=4, up=draw(st.sampled_from([(0, 1, 2, 3), (0, 1, 4, 5), (2,), ()]))),
         pool("kakao-b200", nodes=3, silent=draw(st.booleans())),
         pool("sk-h200", nodes=6, owner=OwnerKind.OPERATOR, cpus_per_node=60),
         pool("pricey-h100", nodes=2, gpus_per_node=4),
     ]
     occupations = []
     free = {(p.pool.id, node): p.pool.gpus_per_node for p in pools for node in range(6)}
-    for job_id in range(1, 1 + draw(st.integers(0, 8))):
+    for job_id in range(2, 2 + draw(st.integers(0, 8))):  # a task of array 2 runs; none of 1
         at = draw(st.sampled_from(pools)).pool
         slots = draw(st.integers(1, at.gpus_per_node))
         drawn = sorted(draw(st.sets(st.integers(0, 5), min_size=1, max_size=3)))
@@ -218,10 +220,10 @@ def worlds(draw):
                     job_id, nodes, slots=slots, pool_id=at.id, ends_ms=ends_ms, allocation=used
                 )
             )
-    requests = [draw(requests_(task_id)) for task_id in range(1, 1 + draw(st.integers(0, 12)))]
+    requests = [draw(requests_(task_id)) for task_id in range(1, 1 + draw(st.integers(0, 16)))]
     allocations = [
         hours(),
-        hours("small", credits_=200, available=draw(st.integers(0, 150)), held=50),
+        hours("small", credits_=200, available=draw(st.integers(0, 40)), held=50),
         hours("late", starts_ms=NOW + MS_PER_HOUR),
         capacity(days=draw(st.sampled_from([1, 30])), gpus=24),
     ]

@@ -31,9 +31,11 @@ from dure.scheduling.world import (
 )
 
 _STEPS_MAX: Final = 1_000
-_STRIDE: Final = 64
-"""A step passes over at most one in so many of the ends to come, which bounds the steps on a large
-fleet to some hundreds; with fewer ends than that, each is a step of its own."""
+_FINEST: Final = 64
+_COARSEST: Final = 4
+_FINENESS_BY_QUEUE: Final = 25_000
+"""A step goes past one in so many of the ends to come (25,000 through the queue's length, from 4 to
+64), so a crowded nation takes dozens of steps and a small one a step for each end."""
 
 _MAY_PASS: Final = frozenset(
     {
@@ -159,8 +161,8 @@ def _starts(world: World, request: Request, offers: tuple[Offer, ...]) -> dict[s
     """When each offer could start behind those ahead in the queue. Those behind cannot delay it."""
     found: dict[str, int] = {}
     ahead = in_order(other for other in world.requests if turn(other) < turn(request))
+    world = replace(world, requests=ahead)
     for _ in range(_STEPS_MAX):
-        world = replace(world, requests=ahead)
         state = Pass(world)
         outcomes = [state.place(other) for other in ahead]
         waiting = {
@@ -176,11 +178,11 @@ def _starts(world: World, request: Request, offers: tuple[Offer, ...]) -> dict[s
             elif not waiting and (shadow := state.shadow(offer)):
                 found[offer.pool.id] = shadow.starts_ms
         placements = [outcome for outcome in outcomes if isinstance(outcome, Placement)]
-        later = _later(_started(world, placements), request)
+        ahead = tuple(other for other in ahead if other.task_id in waiting)
+        later = _later(replace(_started(world, placements), requests=ahead), request)
         if len(found) == len(offers) or later is None:
             break
         world = later
-        ahead = tuple(other for other in ahead if other.task_id in waiting)
     return found
 
 
@@ -224,7 +226,8 @@ def _later(world: World, request: Request) -> World | None:
         for state in world.allocations
         if state.allocation.id in waited_for and state.allocation.starts_ms > world.now_ms
     ]
-    steps = [*ends[max(0, len(ends) // _STRIDE - 1) :][:1], *opens]
+    fineness = min(_FINEST, max(_COARSEST, _FINENESS_BY_QUEUE // (1 + len(world.requests))))
+    steps = [*ends[max(0, len(ends) // fineness - 1) :][:1], *opens]
     if not steps:
         return None
     now_ms = min(steps)

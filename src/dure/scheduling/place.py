@@ -59,7 +59,7 @@ class Pass:
     def __init__(self, world: World) -> None:
         self._world = world
         occupations: dict[str, list[Occupation]] = {}
-        for held in sorted(world.occupations, key=lambda held: held.attempt_id):
+        for held in world.occupations:
             occupations.setdefault(held.pool_id, []).append(held)
         self._lanes = {
             state.pool.id: Lane(state, occupations.get(state.pool.id, ()), world.now_ms)
