@@ -152,9 +152,8 @@ class Agent:
         """Doubles with each failure up to a bound, less a random part so that sites spread out."""
         interval_s = self._reply.interval_s if self._reply else 1.0
         bound_s = min(BACKOFF_MAX_S, self._reply.lease_s / 4) if self._reply else BACKOFF_MAX_S
-        full_s = min(bound_s, max(interval_s, INTERVAL_MIN_S) * 2 ** min(self._failed_syncs, 16))
-        share: float = self._site.dice.uniform(0.5, 1.0)
-        return full_s * share
+        full_s = min(bound_s, max(interval_s, INTERVAL_MIN_S) * 2.0 ** min(self._failed_syncs, 16))
+        return full_s * self._site.dice.uniform(0.5, 1.0)
 
     def _observe(self) -> None:
         try:

@@ -1,0 +1,316 @@
+"""The local engine with real processes. Every wait is for a level, never for a time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from local_bench import marked, until
+
+from dure.engines import EngineEnd, EngineError, LaunchRefusedError, Phase
+from dure.engines.local import LocalEngine, LocalPool, shim
+from dure.jobs import Notice
+
+pytestmark = pytest.mark.engine
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("command", "end", "exit_code"),
+    [
+        (("true",), EngineEnd.COMPLETED, 0),
+        (("sh", "-c", "exit 3"), EngineEnd.ERRED, 3),
+        (("sh", "-c", "kill -9 $$"), EngineEnd.ERRED, 137),
+        (("no-such-program",), EngineEnd.ERRED, 127),
+        (("./no-such-file",), EngineEnd.ERRED, 127),
+        (("/etc/passwd",), EngineEnd.ERRED, 126),
+    ],
+)
+def test_end_and_exit_code_are_a_shells(bench, command, end, exit_code):
+    bench.submit("a-1", *command)
+    seen = bench.ended("a-1")
+    assert (seen.end, seen.exit_code) == (end, exit_code)
+    assert seen.started_ms <= seen.ended_ms
+    if exit_code in {126, 127}:
+        assert f"dure: cannot run '{command[0]}'" in bench.log("a-1")
+
+
+def test_a_command_is_never_read_by_a_shell(bench):
+    bench.submit("a-1", "printf", "%s|", "$(id)", "`id`; rm -rf /", "a\nb", "한글")
+    bench.ended("a-1")
+    assert bench.log("a-1") == "$(id)|`id`; rm -rf /|a\nb|한글|"
+
+
+def test_a_script_is_run_by_bash_in_the_jobs_folder(bench):
+    (bench.folder / "data").write_text("here")
+    bench.bash("a-1", "cat data\nfalse\necho ' still'")
+    assert bench.ended("a-1").end is EngineEnd.COMPLETED
+    assert bench.log("a-1") == "here still\n"
+
+
+def test_the_environment_is_clean_and_carries_ranks_and_slots(bench, monkeypatch):
+    monkeypatch.setenv("DURE_TOKEN", "the agent's own")
+    bench.submit(
+        "a-1", "env", "-0", nodes=(1, 0), gpus_per_node=2, env={"SECRET": "s", "LANG": "C"}
+    )
+    bench.ended("a-1")
+    for rank in (0, 1):
+        found = dict(line.split("=", 1) for line in bench.log("a-1", rank).split("\0") if line)
+        port = found["MASTER_PORT"]
+        own = str(bench.place("a-1") / str(rank))
+        assert found.pop("PATH").split(":")[1:] == ["/usr/local/bin", "/usr/bin", "/bin"]
+        assert found == {
+            "HOME": f"{own}/home",
+            "TMPDIR": f"{own}/tmp",
+            "LANG": "C",
+            "PYTHONUNBUFFERED": "1",
+            "SECRET": "s",
+            "DURE_ATTEMPT_ID": "a-1",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "WORLD_SIZE": "2",
+            "RANK": str(rank),
+            "NODE_RANK": str(rank),
+            "LOCAL_RANK": "0",
+            "LOCAL_WORLD_SIZE": "1",
+            "CUDA_VISIBLE_DEVICES": "0,1",
+            "PET_NNODES": "2",
+            "PET_NODE_RANK": str(rank),
+            "PET_NPROC_PER_NODE": "2",
+            "PET_MASTER_ADDR": "127.0.0.1",
+            "PET_MASTER_PORT": port,
+        }
+
+
+def test_the_launch_file_is_private_and_gone_once_all_ranks_began(bench):
+    bench.engine._start_shims = lambda attempt: None  # accepted, and then nothing
+    bench.bash("a-1", "sleep 60", nodes=(0, 1), env={"KEY": "hush-hush"})
+    launch = bench.place("a-1") / "launch.json"
+    assert launch.stat().st_mode & 0o777 == 0o600
+    assert launch.parent.stat().st_mode & 0o777 == 0o700
+    del bench.engine._start_shims
+
+    until(lambda: bench.look("a-1").phase is Phase.RUNNING)
+    until(lambda: not launch.exists())
+    kept = [p for p in bench.root.rglob("*") if p.is_file() and b"hush-hush" in p.read_bytes()]
+    assert kept == []
+    bench.engine.stop("a-1")
+    bench.ended("a-1")
+
+
+def test_one_failing_rank_ends_the_gang_with_its_end(bench):
+    script = 'trap "echo noticed; exit 0" TERM; echo up; [ $RANK = 0 ] || exit 4; sleep 60 & wait'
+    bench.bash("a-1", script, nodes=(0, 1))
+    seen = bench.ended("a-1")
+    assert (seen.end, seen.exit_code) == (EngineEnd.ERRED, 4)
+    assert seen.detail == "rank 1: exit code 4"
+    assert bench.log("a-1") == "up\nnoticed\n"
+
+
+def test_stop_gives_notice_and_grace(bench):
+    bench.bash("a-1", 'trap "echo saved > checkpoint; exit 0" TERM; echo up; sleep 60 & wait')
+    bench.says("a-1", "up")
+    bench.engine.stop("a-1")
+    bench.engine.stop("a-1")
+    assert bench.ended("a-1").end is EngineEnd.STOPPED
+    assert (bench.folder / "checkpoint").read_text() == "saved\n"
+
+
+def test_what_ignores_its_notice_is_killed_after_its_grace(bench):
+    bench.bash("a-1", "trap '' TERM; echo up; while :; do sleep 60; done", grace_s=1)
+    bench.says("a-1", "up")
+    bench.engine.stop("a-1")
+    seen = bench.ended("a-1")
+    assert (seen.end, seen.exit_code) == (EngineEnd.STOPPED, 137)
+    assert marked("a-1") == []
+
+
+def test_walltime_ends_with_notice(bench):
+    script = 'trap "echo noticed; exit 0" USR1; sleep 60 & wait'
+    bench.bash("a-1", script, walltime_s=1, notice=Notice.USR1)
+    seen = bench.ended("a-1")
+    assert seen.end is EngineEnd.WALLTIME_REACHED
+    assert seen.ended_ms - seen.started_ms >= 1_000
+    assert bench.log("a-1") == "noticed\n"
+
+
+def test_without_a_longer_lease_it_is_stopped(bench):
+    bench.bash("a-1", "echo up; sleep 60")
+    bench.says("a-1", "up")
+    bench.engine.extend("a-1", now_ms() + 60_000)
+    bench.engine.close()  # nobody is there to stop it
+    engine = bench.open()
+    assert bench.look("a-1").phase is Phase.RUNNING
+    engine.extend("a-1", now_ms() - 1)
+    seen = bench.ended("a-1")
+    assert seen.end is EngineEnd.STOPPED
+    assert "lease" in seen.detail
+
+
+def test_nothing_that_a_job_leaves_behind_survives_it(bench):
+    bench.bash(
+        "a-1",
+        "setsid sleep 1000 & (setsid sh -c 'setsid sleep 1000 & sleep 1000' &)\n"
+        "env -i setsid sleep 1234567 & echo $! > hidden; exit 0",
+    )
+    assert bench.ended("a-1").end is EngineEnd.COMPLETED
+    assert marked("a-1") == []
+    assert not psutil.pid_exists(int((bench.folder / "hidden").read_text()))
+
+
+def test_a_killed_shim_is_a_failed_node_and_the_other_ranks_go(bench):
+    bench.bash("a-1", "setsid sleep 1000 & echo up; sleep 1000", nodes=(0, 1))
+    for rank in (0, 1):
+        bench.says("a-1", "up", rank)
+    victim = json.loads((bench.place("a-1") / "1" / "shim.json").read_text())["pid"]
+    os.kill(victim, signal.SIGKILL)
+    seen = bench.ended("a-1")
+    assert seen.end is EngineEnd.NODE_FAILED
+    assert seen.detail == "rank 1: its supervisor was killed"
+    assert marked("a-1") == []
+    assert all(node.up for pool in bench.engine.capacity() for node in pool.nodes)
+
+
+def test_a_restarted_machine_failed_its_nodes(bench):
+    bench.engine._start_shims = lambda attempt: None
+    bench.bash("a-1", "echo ran", nodes=(0, 1))
+    bench.engine.close()
+    path = bench.place("a-1") / "attempt.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"boot_id": "an earlier one"}))
+    bench.open()
+    assert bench.ended("a-1").end is EngineEnd.NODE_FAILED
+    assert bench.log("a-1") == ""
+
+
+def test_submit_is_idempotent_and_a_restarted_engine_finds_its_attempts(bench):
+    bench.bash("a-1", "echo ran >> runs; sleep 60", nodes=(0,))
+    bench.bash("a-1", "echo ran >> runs; sleep 60", nodes=(0,))
+    until(lambda: bench.look("a-1").phase is Phase.RUNNING)
+    before = bench.look("a-1")
+    bench.engine.close()
+    bench.open()
+    bench.bash("a-1", "echo ran >> runs; sleep 60", nodes=(0,))
+    assert bench.look("a-1") == before
+    bench.engine.stop("a-1")
+    bench.ended("a-1")
+    bench.bash("a-1", "echo ran >> runs", nodes=(0,))
+    assert bench.ended("a-1").end is EngineEnd.STOPPED
+    assert (bench.folder / "runs").read_text() == "ran\n"
+
+
+@pytest.mark.parametrize("point", ["local.before-accept", "local.after-accept", "local.after-shim"])
+def test_killed_anywhere_in_submit_it_runs_once_or_not_yet(bench, monkeypatch, point):
+    bench.engine.close()
+    if (child := os.fork()) == 0:
+        with contextlib.suppress(BaseException):
+            os.environ["DURE_CRASH_AT"] = point
+            bench.open()
+            bench.bash("a-1", "echo ran >> runs", nodes=(0, 1))
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+    bench.open()
+    known = [seen.attempt_id for seen in bench.engine.observe()]
+    assert known == ([] if point == "local.before-accept" else ["a-1"])
+    bench.bash("a-1", "echo ran >> runs", nodes=(0, 1))
+    assert bench.ended("a-1").end is EngineEnd.COMPLETED
+    assert (bench.folder / "runs").read_text() == "ran\nran\n"
+
+
+def test_a_second_shim_finds_the_rank_taken(bench):
+    bench.bash("a-1", "echo ran >> runs; until [ -e go ]; do sleep 0.05; done")
+    until(lambda: (bench.folder / "runs").exists())
+    bench.engine._ask_for_shim(bench.place("a-1"), 0)
+    shim.Shim(bench.place("a-1"), 0).run()  # gives up: the first holds the lock
+    (bench.folder / "go").touch()
+    bench.ended("a-1")
+    shim.Shim(bench.place("a-1"), 0).run()  # leaves: it ended
+    assert (bench.folder / "runs").read_text() == "ran\n"
+
+
+def test_a_stop_before_the_start_runs_nothing(bench):
+    bench.engine._start_shims = lambda attempt: None
+    bench.bash("a-1", "echo ran > runs")
+    bench.engine.stop("a-1")
+    del bench.engine._start_shims
+    seen = bench.ended("a-1")
+    assert (seen.end, seen.started_ms) == (EngineEnd.STOPPED, None)
+    assert not (bench.folder / "runs").exists()
+
+
+def test_slots_are_held_until_the_end_and_counted_on_disk(bench):
+    bench.bash("a-1", "sleep 60", nodes=(0, 1), gpus_per_node=3)
+    with pytest.raises(LaunchRefusedError, match="node 1 of pool p has 1 of its 4 GPUs free"):
+        bench.bash("a-2", "true", nodes=(1,), gpus_per_node=2)
+    bench.engine.close()
+    bench.open()
+    with pytest.raises(LaunchRefusedError, match="needs 2"):
+        bench.bash("a-2", "true", nodes=(0,), gpus_per_node=2)
+    bench.submit("a-3", "sh", "-c", "echo $CUDA_VISIBLE_DEVICES", nodes=(1,))
+    bench.ended("a-3")
+    assert bench.log("a-3") == "3\n"
+    bench.engine.stop("a-1")
+    bench.ended("a-1")
+    bench.bash("a-2", "true", nodes=(1,), gpus_per_node=4)
+    assert bench.ended("a-2").end is EngineEnd.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"pool_id": "q"}, "this cluster has no pool 'q'"),
+        ({"nodes": (2,)}, "pool p has no node 2"),
+        ({"nodes": (0, 0), "gpus_per_node": 3}, "node 0 of pool p has 1 of its 4 GPUs free"),
+        ({"attempt_id": "../a"}, "attempt id '../a' cannot name a folder"),
+    ],
+)
+def test_what_can_never_run_is_refused(bench, changes, sentence):
+    with pytest.raises(LaunchRefusedError, match=sentence):
+        bench.submit(changes.pop("attempt_id", "a-1"), "true", **changes)
+    assert bench.engine.observe() == ()
+
+
+def test_a_drained_node_is_down_and_takes_nothing(bench):
+    down = bench.root / "engine" / "nodes" / "p" / "1.down"
+    down.parent.mkdir(parents=True)
+    down.touch()
+    assert [node.up for node in bench.engine.capacity()[0].nodes] == [True, False]
+    with pytest.raises(LaunchRefusedError, match="node 1 of pool p is down"):
+        bench.submit("a-1", "true", nodes=(1,))
+
+
+def test_forget_removes_what_ended_and_only_that(bench):
+    bench.bash("a-1", "sleep 60")
+    with pytest.raises(EngineError, match="is live"):
+        bench.engine.forget("a-1")
+    bench.engine.stop("a-1")
+    bench.ended("a-1")
+    bench.engine.forget("a-1")
+    bench.engine.forget("a-1")
+    assert bench.engine.observe() == ()
+    assert not bench.place("a-1").exists()
+
+
+def test_one_agent_at_a_time(bench):
+    with pytest.raises(EngineError, match="another agent drives"):
+        LocalEngine(bench.root / "engine", [LocalPool(pool_id="p", nodes=1, gpus_per_node=1)])
+
+
+def test_the_shim_server_may_die_and_nothing_is_lost(bench):
+    bench.bash("a-1", "echo up; until [ -e go ]; do sleep 0.05; done")
+    bench.says("a-1", "up")
+    bench.engine._server.kill()
+    bench.engine._server.wait()
+    bench.bash("a-2", "touch go")
+    assert bench.ended("a-2").end is EngineEnd.COMPLETED
+    assert bench.ended("a-1").end is EngineEnd.COMPLETED
+    assert Path(bench.root / "engine" / "shim.log").read_text() == ""
