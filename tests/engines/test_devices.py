@@ -16,32 +16,32 @@ class FakeNvml:
         self.gpus, self.split, self.broken, self.driver = gpus, split, broken, driver
         self.open = 0
 
-    def nvmlInit(self):
+    def nvmlInit(self):  # noqa: N802  NVML's own name
         if not self.driver:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
         self.open += 1
 
-    def nvmlShutdown(self):
+    def nvmlShutdown(self):  # noqa: N802  NVML's own name
         self.open -= 1
 
-    def nvmlDeviceGetCount(self):
+    def nvmlDeviceGetCount(self):  # noqa: N802  NVML's own name
         return self.gpus
 
-    def nvmlDeviceGetHandleByIndex(self, index):
+    def nvmlDeviceGetHandleByIndex(self, index):  # noqa: N802  NVML's own name
         if index in self.broken:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
         return index
 
-    def nvmlDeviceGetUUID(self, handle):
+    def nvmlDeviceGetUUID(self, handle):  # noqa: N802  NVML's own name
         return f"GPU-{handle:04d}"
 
-    def nvmlDeviceGetName(self, handle):
+    def nvmlDeviceGetName(self, handle):  # noqa: ARG002, N802  NVML's own name
         return "NVIDIA H200"
 
-    def nvmlDeviceGetMemoryInfo(self, handle):
+    def nvmlDeviceGetMemoryInfo(self, handle):  # noqa: ARG002, N802  NVML's own name
         return SimpleNamespace(total=141 * 10**9)
 
-    def nvmlDeviceGetMigMode(self, handle):
+    def nvmlDeviceGetMigMode(self, handle):  # noqa: N802  NVML's own name
         if not self.split:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
         return [int(handle in self.split), 0]

@@ -92,7 +92,7 @@ def test_the_environment_is_clean_and_carries_ranks_and_slots(bench, monkeypatch
 
 
 def test_the_launch_file_is_private_and_gone_once_all_ranks_began(bench):
-    bench.engine._start_shims = lambda attempt: None  # accepted, and then nothing
+    bench.engine._start_shims = lambda _: None  # accepted, and then nothing
     bench.bash("a-1", "sleep 60", nodes=(0, 1), env={"KEY": "hush-hush"})
     launch = bench.place("a-1") / "launch.json"
     assert launch.stat().st_mode & 0o777 == 0o600
@@ -181,7 +181,7 @@ def test_a_killed_shim_is_a_failed_node_and_the_other_ranks_go(bench):
 
 
 def test_a_restarted_machine_failed_its_nodes(bench):
-    bench.engine._start_shims = lambda attempt: None
+    bench.engine._start_shims = lambda _: None
     bench.bash("a-1", "echo ran", nodes=(0, 1))
     bench.engine.close()
     path = bench.place("a-1") / "attempt.json"
@@ -228,7 +228,7 @@ def test_killed_anywhere_in_submit_it_runs_once_or_not_yet(bench, monkeypatch, p
 
 def test_a_second_shim_finds_the_rank_taken(bench):
     bench.bash("a-1", "echo ran >> runs; until [ -e go ]; do sleep 0.05; done")
-    until(lambda: (bench.folder / "runs").exists())
+    until((bench.folder / "runs").exists)
     bench.engine._ask_for_shim(bench.place("a-1"), 0)
     shim.Shim(bench.place("a-1"), 0).run()  # gives up: the first holds the lock
     (bench.folder / "go").touch()
@@ -238,7 +238,7 @@ def test_a_second_shim_finds_the_rank_taken(bench):
 
 
 def test_a_stop_before_the_start_runs_nothing(bench):
-    bench.engine._start_shims = lambda attempt: None
+    bench.engine._start_shims = lambda _: None
     bench.bash("a-1", "echo ran > runs")
     bench.engine.stop("a-1")
     del bench.engine._start_shims

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+from agent_bench import entry, tree
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dure.agent import files
+from dure.agent.cache import Cache, ContentError
+from dure.agent.files import CollectError, collect, materialise, opened
+from dure.agent.wire import Manifest
+
+
+@pytest.fixture
+def out(tmp_path):
+    folder = tmp_path / "job" / "out"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def collected(out):
+    return collect(out.parent, "out")
+
+
+def test_regular_files_are_collected_in_the_order_of_their_paths(out):
+    (out / "b" / "c").mkdir(parents=True)
+    (out / "b" / "c" / "deep").write_bytes(b"1")
+    (out / "b.txt").write_bytes(b"")
+    (out / "a").write_bytes(b"22")
+    (out / "a").chmod(0o755)
+    assert collected(out).manifest == Manifest(
+        (entry("a", b"22", executable=True), entry("b.txt", b""), entry("b/c/deep", b"1"))
+    )
+
+
+def test_links_pipes_sockets_and_odd_names_are_left_out(out, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_bytes(b"not the job's")
+    (out / "kept").write_bytes(b"kept")
+    (out / "file-link").symlink_to(outside / "secret")
+    (out / "folder-link").symlink_to(outside)
+    (out / "dot-link").symlink_to("..")
+    os.mkfifo(out / "pipe")
+    (out / "new\nline").write_bytes(b"")
+    (out / "back\\slash").write_bytes(b"")
+    (out / os.fsdecode(b"\xff")).write_bytes(b"")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(out / "socket"))
+    found = collected(out)
+    assert found.manifest == tree(kept=b"kept")
+    assert found.left_out == 8
+
+
+def test_a_folder_that_is_a_link_is_not_followed(tmp_path):
+    job = tmp_path / "job"
+    job.mkdir()
+    (job / "out").symlink_to("/etc")
+    with pytest.raises(CollectError, match="out cannot be read"):
+        collect(job, "out")
+
+
+def test_a_folder_that_is_not_there_holds_nothing(tmp_path):
+    assert collect(tmp_path, "out/deeper").manifest == Manifest(())
+
+
+def test_too_much_is_refused_in_a_sentence(out, monkeypatch):
+    for name in "abc":
+        (out / name).write_bytes(b"12345")
+    monkeypatch.setattr(files, "FILES_MAX", 2)
+    with pytest.raises(CollectError, match="there are more than 2 files"):
+        collected(out)
+    monkeypatch.setattr(files, "FILES_MAX", 9)
+    monkeypatch.setattr(files, "TREE_BYTES_MAX", 14)
+    with pytest.raises(CollectError, match="more than 14 bytes together"):
+        collected(out)
+    monkeypatch.setattr(files, "FILE_BYTES_MAX", 4)
+    with pytest.raises(CollectError, match="'a' has 5 bytes; at most 4"):
+        collected(out)
+
+
+def test_a_file_exchanged_for_a_link_is_not_read(out):
+    (out / "a").symlink_to("/etc/passwd")
+    with pytest.raises(OSError, match="symbolic"), opened(out.parent, "out", "a"):
+        pass
+
+
+def test_materialise_does_not_write_through_links(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    job = tmp_path / "job"
+    job.mkdir()
+    (job / "src").symlink_to(outside)
+    (job / "file").symlink_to(outside / "file")
+    content = tmp_path / "content"
+    content.write_bytes(b"x")
+    for path in ("src/evil", "file"):
+        with pytest.raises(OSError, match=r"Not a directory|symbolic"):
+            materialise(Manifest((entry(path, b"x"),)), lambda _: content, job)
+    assert list(outside.iterdir()) == []
+
+
+PATHS = st.lists(st.sampled_from(["a", "b", "c.txt", "한글"]), min_size=1, max_size=3)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(st.dictionaries(PATHS.map("/".join), st.tuples(st.binary(max_size=9), st.booleans())))
+def test_what_is_materialised_is_what_is_collected(tmp_path_factory, wanted):
+    top = tmp_path_factory.mktemp("tree")
+    entries = tuple(
+        entry(path, content, executable=executable)
+        for path, (content, executable) in sorted(wanted.items())
+    )
+    try:
+        manifest = Manifest(entries)
+    except ValueError:  # a path both a file and a folder
+        return
+    cache = Cache(top / "cache")
+    for one in entries:
+        cache.add(one, [wanted[one.path][0]])
+    materialise(manifest, cache.path, top / "job" / "work")
+    assert collect(top / "job", "work").manifest == manifest
+
+
+@pytest.mark.parametrize("chunks", [[b"righ"], [b"right", b"!"], [b"wrong"], []])
+def test_the_cache_keeps_only_what_was_announced(tmp_path, chunks):
+    cache, wanted = Cache(tmp_path), entry("data", b"right")
+    with pytest.raises(ContentError, match="what came for data is not the 5 bytes"):
+        cache.add(wanted, chunks)
+    assert not cache.holds(wanted)
+    assert list(tmp_path.iterdir()) == []
+    cache.add(wanted, [b"ri", b"ght"])
+    assert cache.holds(wanted)
+
+
+def test_the_cache_drops_what_was_asked_for_longest_ago(tmp_path):
+    cache = Cache(tmp_path, bytes_max=2)
+    kept = [entry(name, name.encode()) for name in "abc"]
+    for age, one in enumerate(kept):
+        cache.add(one, [one.path.encode()])
+        os.utime(cache.path(one), (age, age))
+    cache.holds(kept[0])
+    cache.trim()
+    assert [one.path for one in kept if cache.holds(one)] == ["a", "c"]

@@ -1,0 +1,322 @@
+"""The agent's rounds against a control plane and an engine in memory."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import pytest
+from agent_bench import order, reply, tree
+
+from dure.agent.wire import Wish
+from dure.engines import EngineEnd, Phase
+
+
+def stops(bench):
+    return [call for call in bench.engine.calls if call[0] == "stop"]
+
+
+def test_an_order_becomes_a_prepared_folder_and_a_launch(bench):
+    workdir = bench.control.hold(**{"run.sh": b"echo hi", "src/train.py": b"print()"})
+    checkpoint = bench.control.hold(step=b"41")
+    bench.control.hidden = {"TOKEN": "hush"}
+    bench.control.reply = reply(
+        order(
+            workdir=workdir,
+            checkpoint_dir="state/ckpt",
+            checkpoint=checkpoint,
+            outputs_dir="out",
+            env={"LR": "0.1"},
+        )
+    )
+    bench.tick()
+
+    ((launch, folder),) = bench.engine.launches
+    assert folder == bench.folder
+    assert (folder / "src" / "train.py").read_bytes() == b"print()"
+    assert (folder / "state" / "ckpt" / "step").read_bytes() == b"41"
+    assert (folder / "out").is_dir()
+    assert launch.env == {
+        "LR": "0.1",
+        "TOKEN": "hush",
+        "DURE_ATTEMPT_ID": "a-1",
+        "DURE_ATTEMPT_NUMBER": "1",
+        "DURE_JOB_ID": "j-1",
+        "DURE_JOB_NAME": "train",
+        "DURE_TASK_INDEX": "0",
+        "DURE_PROJECT": "climate",
+        "DURE_POOL": "p",
+        "DURE_OUTPUTS_DIR": f"{folder}/out",
+        "DURE_CHECKPOINT_DIR": f"{folder}/state/ckpt",
+    }
+
+
+def test_repeated_syncs_and_lost_replies_launch_once(bench):
+    bench.control.reply = reply(order())
+    bench.control.lose_replies = 2
+    bench.tick(times=6)
+    bench.restart()
+    bench.tick(times=2)
+    assert len(bench.engine.launches) == 1
+    assert bench.report.phase is Phase.ACCEPTED
+
+
+def test_secrets_are_never_on_disk_nor_in_the_log(bench, capsys):
+    bench.control.hidden = {"TOKEN": "hush-hush"}
+    bench.run_to_running()
+    bench.engine.complete("a-1")
+    bench.tick(times=2)
+    kept = [p for p in bench.root.rglob("*") if p.is_file() and b"hush-hush" in p.read_bytes()]
+    assert kept == []
+    assert "hush-hush" not in "".join(capsys.readouterr())
+
+
+def test_the_end_is_reported_after_its_log_and_files_are_up(bench):
+    bench.run_to_running(outputs_dir="out", checkpoint_dir="ckpt")
+    (bench.folder / "out" / "model").write_bytes(b"weights")
+    (bench.folder / "ckpt" / "step").write_bytes(b"9")
+    bench.engine.log_path("a-1", 0).write_bytes(b"done\n")
+    bench.engine.complete("a-1")
+    bench.executor.held = []
+    bench.tick(times=2)
+    assert bench.report.phase is Phase.RUNNING
+
+    bench.executor.release()
+    bench.tick()
+    assert bench.report.phase is Phase.ENDED
+    assert (bench.report.end, bench.report.exit_code) == (EngineEnd.COMPLETED, 0)
+    assert bench.report.outputs == tree(model=b"weights")
+    assert bench.report.checkpoint == tree(step=b"9")
+    assert b"weights" in bench.control.blobs.values()
+    assert bench.control.logs["a-1", 0] == b"done\n"
+
+
+def test_closed_is_forgotten_and_its_folder_deleted(bench):
+    bench.run_to_running()
+    bench.engine.complete("a-1")
+    bench.tick(times=2)
+    bench.control.reply = reply(closed=["a-1"])
+    bench.tick(times=2)
+    assert not bench.folder.exists()
+    assert list((bench.root / "agent" / "records").iterdir()) == []
+    assert bench.engine.seen == {}
+    assert bench.control.reports == {}
+
+
+def test_an_end_is_repeated_until_closed_and_outlives_a_restart(bench):
+    bench.run_to_running(outputs_dir="out")
+    (bench.folder / "out" / "model").write_bytes(b"weights")
+    bench.engine.complete("a-1")
+    bench.tick(times=2)
+    said = bench.report
+    bench.restart()
+    bench.tick(times=2)
+    assert bench.report == said
+    assert said.outputs == tree(model=b"weights")
+
+
+def test_an_end_while_the_agent_was_dead_is_found(bench):
+    bench.run_to_running(outputs_dir="out")
+    (bench.folder / "out" / "model").write_bytes(b"weights")
+    bench.restart()
+    bench.engine.complete("a-1")
+    bench.tick()
+    assert bench.report.phase is Phase.RUNNING
+    bench.tick()
+    assert bench.report.outputs == tree(model=b"weights")
+
+
+@pytest.mark.parametrize("wanted", [order(wish=Wish.STOP), None])
+def test_stop_and_no_longer_ordered_stop_it(bench, wanted):
+    bench.run_to_running()
+    bench.control.reply = reply(*([wanted] if wanted else []))
+    bench.tick()
+    assert stops(bench) == [("stop", "a-1")]
+
+
+def test_a_stranger_is_left_alone_and_reported(bench):
+    bench.engine.become("x-1", Phase.RUNNING)
+    bench.control.reply = reply(strangers=["x-1"])
+    bench.tick(times=3)
+    assert bench.engine.calls == []
+    assert bench.control.reports["x-1"].phase is Phase.RUNNING
+
+
+def test_stopped_while_preparing_it_ends_unstarted(bench):
+    bench.control.reply = reply(order())
+    bench.executor.held = []
+    bench.tick()
+    bench.control.reply = reply(order(wish=Wish.STOP))
+    bench.tick(times=2)
+    assert (bench.report.end, bench.report.started_ms) == (EngineEnd.STOPPED, None)
+    bench.executor.release()
+    bench.control.reply = reply(order())
+    bench.tick(times=2)
+    assert bench.engine.launches == []
+
+
+def test_long_preparation_holds_up_no_sync_and_reports_nothing(bench):
+    bench.control.reply = reply(order())
+    bench.executor.held = []
+    bench.tick(times=3)
+    assert len(bench.control.requests) == 3
+    assert bench.control.reports == {}
+    bench.executor.release()
+    bench.tick()
+    assert len(bench.engine.launches) == 1
+
+
+def test_what_cannot_be_prepared_is_reported_after_three_tries(bench):
+    workdir = bench.control.hold(data=b"right")
+    bench.control.blobs[workdir.files[0].sha256] = b"wrong"
+    bench.control.reply = reply(order(workdir=workdir))
+    bench.tick(times=3)
+    assert bench.control.reports == {}
+    bench.tick()
+    assert bench.report.end is EngineEnd.START_FAILED
+    assert bench.report.detail == (
+        "cannot be prepared: what came for data is not the 5 bytes announced"
+    )
+    bench.tick(times=3)
+    assert bench.engine.launches == []
+
+
+def test_a_silent_control_plane_costs_no_try(bench):
+    workdir = bench.control.hold(data=b"right")
+    bench.control.reply = reply(order(workdir=workdir))
+    bench.executor.held = []
+    bench.tick()
+    for _ in range(5):
+        bench.control.down = True
+        bench.executor.release()
+        bench.executor.held = []
+        bench.tick()
+        bench.control.down = False
+        bench.tick()
+    bench.executor.release()
+    bench.tick()
+    assert len(bench.engine.launches) == 1
+
+
+def test_a_refused_launch_is_a_failed_start(bench):
+    bench.engine.refuses = True
+    bench.control.reply = reply(order())
+    bench.tick(times=2)
+    assert (bench.report.end, bench.report.detail) == (EngineEnd.START_FAILED, "no such node")
+
+
+def test_an_engine_that_hangs_up_is_asked_before_it_is_told_again(bench):
+    bench.engine.hangs_up = True
+    bench.control.reply = reply(order())
+    bench.tick(times=3)
+    assert len(bench.engine.launches) == 1
+    assert bench.report.phase is Phase.ACCEPTED
+
+
+def test_what_the_engine_lost_is_not_run_again(bench):
+    bench.run_to_running()
+    bench.engine.seen.clear()
+    bench.restart()
+    bench.tick(times=3)
+    assert len(bench.engine.launches) == 1
+    assert bench.control.reports == {}
+
+
+def test_a_silent_engine_keeps_the_last_known_and_starts_nothing(bench):
+    bench.run_to_running()
+    bench.engine.silent = True
+    bench.control.reply = reply(order(), order("a-2"))
+    bench.tick()
+    assert not bench.control.requests[-1].engine_answered
+    assert bench.report.phase is Phase.RUNNING
+    assert len(bench.engine.launches) == 1
+    bench.engine.silent = False
+    bench.tick()
+    assert len(bench.engine.launches) == 2
+
+
+def test_the_lease_counts_from_when_the_sync_was_sent(bench):
+    bench.run_to_running()
+    bench.engine.calls.clear()
+    sent_ms = bench.now_ms
+    real = bench.control.sync
+
+    def slow(request):
+        bench.now_ms += 7_000
+        return real(request)
+
+    bench.control.sync = slow
+    bench.tick()
+    assert ("extend", "a-1", sent_ms + 60_000) in bench.engine.calls
+
+
+def test_after_its_lease_an_order_starts_nothing(bench):
+    bench.control.reply = reply(order(), lease_s=5)
+    bench.executor.held = []
+    bench.tick()
+    bench.now_ms += 10_000
+    bench.executor.release()  # prepared at last, but perhaps it runs elsewhere by now
+    bench.agent.act()
+    assert bench.engine.launches == []
+    bench.tick()
+    assert len(bench.engine.launches) == 1
+
+
+def test_backoff_grows_to_a_bound_with_jitter_and_recovers(bench):
+    bench.tick()
+    bench.control.down = True
+    delays = [bench.tick() for _ in range(10)]
+    assert all(delay <= 15 for delay in delays)  # a quarter of the lease
+    assert delays[4] > delays[0]
+    assert len({round(delay, 6) for delay in delays}) == 10
+    bench.control.down = False
+    assert bench.tick() == 1.0
+
+
+def test_outputs_that_are_refused_or_odd_are_said_in_the_detail(bench):
+    bench.run_to_running(outputs_dir="out", checkpoint_dir="ckpt")
+    (bench.folder / "out" / "model").write_bytes(b"weights")
+    (bench.folder / "ckpt" / "link").symlink_to("/etc/passwd")
+    bench.control.refuse_puts = True
+    bench.engine.complete("a-1")
+    bench.tick(times=2)
+    assert bench.report.end is EngineEnd.COMPLETED
+    assert bench.report.outputs is None
+    assert bench.report.detail == (
+        "outputs were not taken: 413; checkpoint: 1 links, special files or unfit names left out"
+    )
+
+
+@pytest.mark.parametrize("lost", range(5))
+def test_logs_arrive_byte_for_byte_whatever_reply_is_lost(bench, lost):
+    log = os.urandom(700_000)
+    bench.run_to_running()
+    path = bench.engine.log_path("a-1", 0)
+    path.write_bytes(log[:300_000])
+    bench.control.lose_replies = lost
+    bench.tick(times=lost + 1)
+    assert bench.control.logs["a-1", 0] == log[:300_000]
+    bench.restart()
+    path.write_bytes(log)
+    bench.engine.complete("a-1")
+    bench.control.lose_replies = lost
+    bench.tick(times=2 * lost + 2)
+    assert bench.report.phase is Phase.ENDED
+    assert bench.control.logs["a-1", 0] == log
+    assert all(size <= 256 * 1024 for _, size in bench.control.log_calls)
+
+
+def test_a_log_that_is_no_longer_taken_does_not_hold_up_the_end(bench):
+    bench.control.log_bytes_max = 10
+    bench.run_to_running()
+    bench.engine.log_path("a-1", 0).write_bytes(b"x" * 300_000)
+    bench.engine.complete("a-1")
+    bench.tick(times=2)
+    assert bench.report.detail == "the log of rank 0 was not taken whole"
+
+
+def test_two_orders_do_not_share_troubles(bench):
+    bad = replace(order("a-1"), workdir=tree(gone=b"never uploaded"))
+    bench.control.reply = reply(bad, order("a-2"))
+    bench.tick()
+    assert [launch.attempt_id for launch, _ in bench.engine.launches] == ["a-2"]
