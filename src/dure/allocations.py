@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Final
 
 from dure.text import check_name, check_slug
-from dure.units import INT64_MAX, MILLI, iso
+from dure.units import INSTANT_MS_MAX, INT64_MAX, MILLI, iso
 
 ALLOCATION_GPUS_MAX: Final = 1_000_000
 CREDIT_MAX_UCREDIT: Final = 10**12 * 10**6
@@ -87,9 +87,9 @@ class Allocation:
     def __post_init__(self) -> None:
         check_slug("allocation id", self.id)
         check_slug("project", self.project)
-        if not 0 <= self.starts_ms < self.ends_ms <= INT64_MAX:
+        if not 0 <= self.starts_ms < self.ends_ms <= INSTANT_MS_MAX:
             raise ValueError(
-                f"the window of allocation {self.id} must end after it starts "
+                f"the window of allocation {self.id} must end after it starts, by the year 9999 "
                 f"({self.starts_ms} to {self.ends_ms} ms)"
             )
         if not 0 <= self.subsidy_milli <= MILLI:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dure.text import shown
+
 
 @dataclass(frozen=True, slots=True)
 class Reason:
@@ -34,4 +36,7 @@ class NotFoundError(RefusedError):
     """No such thing, or not the caller's: the same answer, so that existence stays secret."""
 
     def __init__(self, kind: str, id_: object) -> None:
-        super().__init__("not-found", f"There is no {kind} {id_!s} that you may see.", status=404)
+        named = str(id_)
+        shown_id = named if named.isprintable() and len(named) <= 120 else shown(named)
+        sentence = f"There is no {kind} {shown_id} that you may see."
+        super().__init__("not-found", sentence, status=404)

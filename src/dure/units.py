@@ -26,6 +26,9 @@ MILLI: Final = 1_000
 INT64_MAX: Final = 2**63 - 1
 """What a database integer holds; every quantity is bounded below it."""
 
+INSTANT_MS_MAX: Final = 253_402_300_799_999
+"""The last millisecond of the year 9999, beyond which a date cannot be written."""
+
 WALLTIME_S_MAX: Final = 366 * 24 * S_PER_HOUR
 
 _CLOCK = re.compile(r"\A(?:(?P<days>\d{1,4})-)?(?P<parts>\d{1,6}(?::\d{1,2}){0,2})\Z")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from dure.agent.wire import FILE_BYTES_MAX, FILES_MAX, TREE_BYTES_MAX, FileEntry, Manifest
 from dure.errors import RefusedError
@@ -214,7 +214,7 @@ def fetch(
     written = 0
     try:
         for path, entry in files:
-            check_relative_path("output", path)
+            _check_output(path)
             with _parent(root, path) as (parent, name):
                 if _is_there(parent, name, entry, path, overwrite=overwrite):
                     progress(entry.size)
@@ -228,6 +228,13 @@ def fetch(
 
 def _output(sentence: str) -> RefusedError:
     return RefusedError("bad-output", sentence)
+
+
+def _check_output(path: str) -> None:
+    try:
+        check_relative_path("output", path)
+    except ValueError as error:
+        raise _output(f"{error}.") from None
 
 
 @contextmanager
@@ -285,22 +292,27 @@ def _write(parent: int, name: str, entry: FileEntry, chunks: Iterable[bytes]) ->
     """Write beside the name and move there once size and digest are right."""
     part = f".dure-{entry.sha256[:16]}-{os.getpid()}.part"
     mode = 0o777 if entry.executable else 0o666  # less the umask
-    digest, size = hashlib.sha256(), 0
     try:
         with os.fdopen(os.open(part, _WRITE, mode, dir_fd=parent), "wb") as file:
-            for chunk in chunks:
-                size += len(chunk)
-                if size > entry.size:
-                    break
-                digest.update(chunk)
-                file.write(chunk)
-        if size != entry.size or digest.hexdigest() != entry.sha256:
-            raise _output(
-                f"The content of {shown(entry.path)} is not what its manifest says; "
-                "nothing was kept of it."
-            )
+            _pour(chunks, entry, file)
         os.replace(part, name, src_dir_fd=parent, dst_dir_fd=parent)
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(part, dir_fd=parent)
         raise
+
+
+def _pour(chunks: Iterable[bytes], entry: FileEntry, file: BinaryIO) -> None:
+    """Write what comes, and no more than was promised, and see that it is what was promised."""
+    digest, size = hashlib.sha256(), 0
+    for chunk in chunks:
+        size += len(chunk)
+        if size > entry.size:
+            break
+        digest.update(chunk)
+        file.write(chunk)
+    if size != entry.size or digest.hexdigest() != entry.sha256:
+        raise _output(
+            f"The content of {shown(entry.path)} is not what its manifest says; "
+            "nothing was kept of it."
+        )

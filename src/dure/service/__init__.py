@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from dure.control.snapshot import Moment
 from dure.scenario import Scenario
 from dure.settings import Settings
-from dure.store import sites
+from dure.store import sites as site_store
 from dure.store.blobs import Blobs, Logs
 from dure.store.database import Database
 from dure.store.secrets import Vault
@@ -38,9 +38,9 @@ class Service:
 
     def scenario(self, connection: Connection) -> Scenario:
         """The present scenario. A version never changes, so each is decoded once."""
-        version = sites.scenario_version(connection)
+        version = site_store.scenario_version(connection)
         if version not in self._scenarios:
-            self._scenarios[version] = sites.read_scenario(connection, version)
+            self._scenarios[version] = site_store.read_scenario(connection, version)
         return self._scenarios[version]
 
     def moment(self, connection: Connection) -> Moment:

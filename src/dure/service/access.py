@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from collections.abc import Callable
 from typing import Final
 
 from sqlalchemy import Connection
@@ -135,18 +136,21 @@ def enrol_agent(service: Service, principal: Principal, cluster: str) -> NewToke
         return issue(connection, service, person, request)
 
 
-def first_administrator(service: Service) -> NewToken | None:
-    """At the very first start: an administrator and their token; None ever after."""
+def first_administrator(service: Service, keep: Callable[[str], None]) -> None:
+    """At the very first start: an administrator and their token; ever after, nothing.
+
+    `keep` puts the token where it can be found before anything is committed, so that a crash in
+    between leaves no administrator without one.
+    """
     with service.database.write() as connection:
         if people.any_admin(connection):
-            return None
+            return
         now_ms = service.now_ms()
         people.add_person(connection, Person(id="admin", name="Administrator"), now_ms)
         people.grant(connection, "admin", RoleGrant(Role.ADMIN), now_ms)
         scopes = (TokenScope.READ, TokenScope.SUBMIT, TokenScope.ADMIN)
-        return issue(
-            connection, service, "admin", TokenRequest(label="first", scopes=scopes, days=366)
-        )
+        request = TokenRequest(label="first", scopes=scopes, days=366)
+        keep(issue(connection, service, "admin", request).secret)
 
 
 def _hash(secret: str) -> str:

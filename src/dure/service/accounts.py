@@ -63,7 +63,7 @@ def statement(service: Service, principal: Principal, query: StatementQuery) -> 
     """Sums over [from_ms, until_ms); the same figures for operator, project and ministry."""
     of_projects = None
     if query.operator is not None:
-        missing = NotFoundError("operator", shown(query.operator))
+        missing = NotFoundError("operator", query.operator)
         require_seen(principal, Action.READ_OPERATOR, query.operator, missing)
     if query.operator is None or query.project is not None:
         of_projects = _projects(principal, query.project)
@@ -82,7 +82,7 @@ def statement(service: Service, principal: Principal, query: StatementQuery) -> 
 def _projects(principal: Principal, project: str | None) -> tuple[str, ...] | None:
     if project is None:
         return visible_projects(principal, Action.READ_PROJECT)
-    require_seen(principal, Action.READ_PROJECT, project, NotFoundError("project", shown(project)))
+    require_seen(principal, Action.READ_PROJECT, project, NotFoundError("project", project))
     return (project,)
 
 

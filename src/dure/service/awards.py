@@ -72,7 +72,7 @@ def remove_member(service: Service, principal: Principal, project: str, person: 
     require_seen(principal, Action.MANAGE_MEMBERS, project, NotFoundError("project", project))
     with service.database.write() as connection:
         if not people.revoke(connection, person, PROJECT_ROLES, project):
-            raise NotFoundError("member", shown(person))
+            raise NotFoundError("member", person)
 
 
 def create_person(service: Service, principal: Principal, person: Person) -> PersonView:
@@ -181,7 +181,7 @@ def allocations(
 
 def allocation(service: Service, principal: Principal, allocation_id: str) -> AllocationView:
     """One allocation and its balance."""
-    missing = NotFoundError("allocation", shown(allocation_id))
+    missing = NotFoundError("allocation", allocation_id)
     with service.database.read() as connection:
         for found in projects.find_allocations(connection, ids=[allocation_id]):
             require_seen(principal, Action.READ_PROJECT, found.project, missing)

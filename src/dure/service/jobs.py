@@ -49,7 +49,7 @@ def seen(
     """A job that the principal may do that with; otherwise there is no such job (404)."""
     number = job_number(job)
     found = None if number is None else jobs.summary(connection, number)
-    missing = NotFoundError("job", shown(job))
+    missing = NotFoundError("job", job)
     if found is None:
         raise missing
     require_seen(principal, action, found.project, missing)
@@ -205,7 +205,7 @@ def output(service: Service, principal: Principal, job: str, index: int, sha256:
     for found in outputs(service, principal, job):
         if found.index == index and any(file.sha256 == sha256 for file in found.files.files):
             return service.blobs.path(sha256)
-    raise NotFoundError("output file", shown(sha256))
+    raise NotFoundError("output file", sha256)
 
 
 def events_after(service: Service, principal: Principal, job: str, after: int) -> EventPage:

@@ -19,7 +19,6 @@ from dure.service import Service
 from dure.service.access import require_seen
 from dure.store import attempts, files, jobs, secrets, sites
 from dure.store.attempts import Attempt
-from dure.text import shown
 from dure.units import INT64_MAX, MS_PER_S
 from dure.views import PoolView, Upload
 
@@ -34,7 +33,7 @@ def sync(service: Service, principal: Principal, report: SyncRequest) -> SyncRep
     own count always ends first.
     """
     cluster = report.cluster_id
-    require_seen(principal, Action.SYNC, cluster, NotFoundError("cluster", shown(cluster)))
+    require_seen(principal, Action.SYNC, cluster, NotFoundError("cluster", cluster))
     now_ms = service.now_ms()
     with service.database.write() as connection:
         kept = _without_missing_files(connection, report)
@@ -125,7 +124,7 @@ def own_attempt(
 ) -> Attempt:
     """An attempt of the agent's own cluster; otherwise there is none (404)."""
     found = attempts.find(connection, attempt_id)
-    missing = NotFoundError("attempt", shown(attempt_id))
+    missing = NotFoundError("attempt", attempt_id)
     if found is None or (is_open and found.closed_ms is not None):
         raise missing
     require_seen(principal, Action.SYNC, found.cluster, missing)
@@ -151,7 +150,7 @@ def attempt_file(service: Service, principal: Principal, attempt_id: str, sha256
         named = any(f.sha256 == sha256 for tree in trees if tree for f in tree.files)
         own = not files.missing(connection, task.project, [sha256])
     if not (named or own) or not service.blobs.has(sha256):
-        raise NotFoundError("file", shown(sha256))
+        raise NotFoundError("file", sha256)
     return service.blobs.path(sha256)
 
 
@@ -182,7 +181,7 @@ def register_workdir(
     service: Service, principal: Principal, project: str, manifest: Manifest
 ) -> Upload:
     """Keep a manifest; the answer names the contents that the project has still to bring."""
-    require_seen(principal, Action.SUBMIT, project, NotFoundError("project", shown(project)))
+    require_seen(principal, Action.SUBMIT, project, NotFoundError("project", project))
     with service.database.write() as connection:
         name = files.keep_manifest(connection, manifest)
         return Upload(

@@ -247,7 +247,7 @@ def _depends_on(
             or summary is None
             or not principal.may(Action.READ_JOBS, summary.project)
         ):
-            raise NotFoundError("job", shown(dependency.job))
+            raise NotFoundError("job", dependency.job)
         if (dependency.kind, number) not in found:
             found.append((dependency.kind, number))
     return tuple(found)

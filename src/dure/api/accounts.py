@@ -1,0 +1,88 @@
+"""Routes of allocations, usage, statements, the ledger and the fleet."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+
+from dure.allocations import Allocation
+from dure.api.requests import Administrator, JsonBody, Reader
+from dure.fleet import FleetTotals
+from dure.journal import Journal
+from dure.service import accounts, awards, sites
+from dure.service.accounts import StatementQuery, UsageQuery
+from dure.units import INSTANT_MS_MAX
+from dure.views import AllocationView, PoolView, Statement, UsagePage
+
+router = APIRouter(prefix="/v1", tags=["accounts"])
+
+Instant = Annotated[int | None, Query(ge=0, le=INSTANT_MS_MAX)]
+
+
+@router.get("/allocations")
+def allocations(caller: Reader, project: str | None = None) -> tuple[AllocationView, ...]:
+    """Allocations that the caller may see, with their balances."""
+    return awards.allocations(caller.service, caller.principal, project)
+
+
+@router.post("/allocations", status_code=201)
+def award(
+    caller: Administrator, body: Annotated[Allocation, Depends(JsonBody(Allocation))]
+) -> AllocationView:
+    """Make an allocation."""
+    return awards.award(caller.service, caller.principal, body)
+
+
+@router.get("/allocations/{allocation}")
+def allocation(caller: Reader, allocation: str) -> AllocationView:
+    """One allocation and its balance."""
+    return awards.allocation(caller.service, caller.principal, allocation)
+
+
+@router.get("/usage")
+def usage(
+    caller: Reader,
+    project: str | None = None,
+    job: str | None = None,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+) -> UsagePage:
+    """What attempts used, last closed first."""
+    query = UsageQuery(project=project, job=job, after=after, limit=limit)
+    return accounts.usage(caller.service, caller.principal, query)
+
+
+@router.get("/statement")
+def statement(
+    caller: Reader,
+    project: str | None = None,
+    operator: str | None = None,
+    from_ms: Instant = None,
+    until_ms: Instant = None,
+) -> Statement:
+    """Sums of a project, an operator or the nation over a window."""
+    query = StatementQuery(project=project, operator=operator, from_ms=from_ms, until_ms=until_ms)
+    return accounts.statement(caller.service, caller.principal, query)
+
+
+@router.get("/ledger/journals")
+def journals(
+    caller: Reader,
+    after: Annotated[int, Query(ge=0, le=2**62)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1_000)] = 500,
+) -> tuple[Journal, ...]:
+    """A page of the ledger."""
+    return accounts.journals(caller.service, caller.principal, after, limit)
+
+
+@router.get("/fleet")
+def fleet(caller: Reader, at_ms: Instant = None) -> FleetTotals:
+    """The plan's totals at an instant."""
+    return sites.fleet(caller.service, at_ms)
+
+
+@router.get("/pools")
+def pools(caller: Reader) -> tuple[PoolView, ...]:
+    """Pools as planned and as reported now."""
+    return sites.pools(caller.service)

@@ -1,0 +1,81 @@
+"""The application: routes, errors, metrics, health."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from anyio import to_thread
+from fastapi import FastAPI, Request, Response
+
+from dure import __version__
+from dure.api import accounts, errors, jobs, openapi, people, sites
+from dure.api.metrics import CONTENT_TYPE, Metrics
+from dure.api.stream import Streams
+from dure.service import Service
+from dure.service import sites as site_service
+
+CYCLE_AGE_S_MAX = 60.0
+ROUTERS = (jobs.router, people.router, accounts.router, sites.router)
+
+
+@dataclass(slots=True)
+class Pulse:
+    """When the control loop last finished a cycle, by the monotonic clock."""
+
+    last_s: float = field(default_factory=time.monotonic)
+
+    def beat(self) -> None:
+        """A cycle has finished."""
+        self.last_s = time.monotonic()
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since then."""
+        return time.monotonic() - self.last_s
+
+
+def create_app(service: Service, metrics: Metrics, pulse: Pulse) -> FastAPI:
+    """The whole API over one service."""
+    app = FastAPI(title="Dure", version=__version__, docs_url=None, redoc_url=None)
+    app.state.service = service
+    app.state.streams = Streams()
+    for router in ROUTERS:
+        app.include_router(router)
+    errors.install(app)
+
+    def document() -> dict[str, Any]:
+        return openapi.document(app, ROUTERS)
+
+    app.openapi = document  # type: ignore[method-assign]  # FastAPI's own way to extend it
+
+    @app.get("/healthz", tags=["operation"])
+    def healthz() -> dict[str, str]:
+        """Whether requests are answered and the control loop goes round."""
+        if pulse.age_s > CYCLE_AGE_S_MAX:
+            return {"status": "stalled", "version": __version__}
+        return {"status": "ok", "version": __version__}
+
+    @app.get("/metrics", tags=["operation"], response_class=Response)
+    async def read_metrics() -> Response:
+        """Metrics, in Prometheus' text format."""
+        pools = await to_thread.run_sync(site_service.pools, service)
+        return Response(metrics.text(pools), media_type=CONTENT_TYPE)
+
+    @app.middleware("http")
+    async def count(
+        request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        response = await call_next(request)
+        metrics.requests.labels(request.method, _route(request), response.status_code).inc()
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
+
+    return app
+
+
+def _route(request: Request) -> str:
+    """The route's template, never the path: users' ids are no labels."""
+    return str(getattr(request.scope.get("route"), "path_format", "none"))

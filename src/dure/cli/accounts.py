@@ -1,0 +1,305 @@
+"""`dure usage`, `statement`, `audit` and `allocation`: who may use how much, and who did."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from dure.allocations import Allocation, AllocationKind
+from dure.cli.render import amount, emit, instant, line, table
+from dure.cli.shell import Output, OutputOption, Shell, shell_of
+from dure.cli.values import instant_ms, milli, refusing
+from dure.draft import gpu_model_from_text
+from dure.errors import RefusedError
+from dure.text import shown
+from dure.units import gpu_hours_text, ucredit_from_text
+from dure.views import AllocationView, Statement, UsagePage
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from dure.audit import Audit
+
+Anchor = tuple[int, str]
+
+_ANCHOR: Final = re.compile(r"\A([1-9][0-9]{0,17}):([0-9a-f]{64})\Z")
+
+DateOption = Annotated[str | None, typer.Option(metavar="DATE", help="2027-01-01 say.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Enter the commands."""
+    app.command("usage")(usage)
+    app.command("statement")(statement)
+    app.command("audit")(audit)
+    group = typer.Typer(help="What projects hold.", no_args_is_help=True)
+    group.command("create")(create)
+    group.command("list")(list_)
+    group.command("show")(show)
+    app.add_typer(group, name="allocation")
+
+
+def usage(
+    ctx: typer.Context,
+    project: Annotated[str | None, typer.Option(help="Only of this project.")] = None,
+    job: Annotated[str | None, typer.Option(help="Only of this job.")] = None,
+    after: Annotated[str | None, typer.Option(help="Cursor of the page before.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="Lines a page.")] = 100,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List what attempts used and what was charged, newest first."""
+    shell = shell_of(ctx)
+    with shell.client() as client:
+        page = client.usage(project=project, job=job, after=after, limit=limit)
+    emit(shell, output, page, lambda to: _show_usage(to, page))
+
+
+def statement(
+    ctx: typer.Context,
+    project: Annotated[str | None, typer.Option(help="Of this project.")] = None,
+    operator: Annotated[str | None, typer.Option(help="Of this operator.")] = None,
+    from_: Annotated[str | None, typer.Option("--from", metavar="DATE", help="Since.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="DATE", help="Until before.")] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Sum up a window for a project, an operator or, with neither, the nation."""
+    shell = shell_of(ctx)
+    from_ms, until_ms = instant_ms("from", from_), instant_ms("until", until)
+    with shell.client() as client:
+        sums = client.statement(
+            project=project, operator=operator, from_ms=from_ms, until_ms=until_ms
+        )
+    emit(shell, output, sums, lambda to: _show_statement(to, sums))
+
+
+def audit(
+    ctx: typer.Context,
+    data: Annotated[
+        Path | None, typer.Option(help="Read DIR/dure.sqlite, offline.", metavar="DIR")
+    ] = None,
+    file: Annotated[Path | None, typer.Option(help="Read an export: one journal a line.")] = None,
+    anchor: Annotated[
+        str | None,
+        typer.Option(help="A journal that the book must still hold.", metavar="SEQ:HASH"),
+    ] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Recompute the whole account book from its journals. Exit code 1 when anything is wrong."""
+    shell = shell_of(ctx)
+    if data is not None and file is not None:
+        raise RefusedError("bad-input", "--data and --file exclude each other; name one book.")
+    known = _anchor(anchor)
+    if data is not None:
+        found = _audit_database(shell.folder / data / "dure.sqlite", known)
+    elif file is not None:
+        found = _audit_export(shell.folder / file, known)
+    else:
+        found = _audit_online(shell, known)
+    emit(shell, output, {"intact": found.intact, "audit": found}, lambda to: _show_audit(to, found))
+    if not found.intact:
+        raise typer.Exit(1)
+
+
+def _anchor(text: str | None) -> Anchor | None:
+    if text is None:
+        return None
+    if not (match := _ANCHOR.match(text)):
+        raise RefusedError(
+            "bad-input",
+            f"--anchor {shown(text)} is no anchor; write a journal's number, a colon, its hash.",
+        )
+    return int(match[1]), match[2]
+
+
+def _audit_online(shell: Shell, anchor: Anchor | None) -> Audit:
+    from dure import audit as auditing  # noqa: PLC0415 (keeps `dure --help` quick)
+
+    with shell.client() as client:
+        return auditing.audit(client.all_journals(), anchor)
+
+
+def _audit_database(path: Path, anchor: Anchor | None) -> Audit:
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 (heavy, and only here)
+
+    from dure.store import ledger  # noqa: PLC0415
+    from dure.store.database import Database  # noqa: PLC0415
+
+    if not path.is_file():  # opening it would create it
+        raise RefusedError("bad-input", f"There is no {path}; --data names the data folder.")
+    database = Database(path)
+    try:
+        with database.read() as connection:
+            return ledger.audit(connection, anchor)
+    except SQLAlchemyError:
+        raise RefusedError("bad-input", f"{path} is not a database of Dure's.") from None
+    finally:
+        database.close()
+
+
+def _audit_export(path: Path, anchor: Anchor | None) -> Audit:
+    from dure import audit as auditing  # noqa: PLC0415 (keeps `dure --help` quick)
+
+    try:
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            return auditing.audit_lines(lines, anchor)
+    except OSError as error:
+        raise RefusedError("bad-input", f"{path} cannot be read: {error.strerror}.") from None
+
+
+def create(  # noqa: PLR0913, PLR0917 (a command's parameters are its options)
+    ctx: typer.Context,
+    allocation: Annotated[str, typer.Argument(metavar="ID", help="Its id to be.")],
+    project: Annotated[str, typer.Option(help="Whose it is.")],
+    from_: Annotated[str, typer.Option("--from", metavar="DATE", help="First day.")],
+    until: Annotated[str, typer.Option(metavar="DATE", help="The day after the last.")],
+    credits_: Annotated[
+        str | None, typer.Option("--credits", help="For hours: H100-hours, 1500 say.")
+    ] = None,
+    gpus: Annotated[int | None, typer.Option(help="For capacity: how many GPUs.")] = None,
+    gpu_model: Annotated[str | None, typer.Option(help="For capacity: of which model.")] = None,
+    pool: Annotated[str | None, typer.Option(help="For capacity: in which pool.")] = None,
+    subsidy: Annotated[str, typer.Option(help="Share the programme pays, 0 to 1.")] = "0",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Make an allocation: of hours (--credits) or of capacity (--gpus, --gpu-model)."""
+    shell = shell_of(ctx)
+    if (credits_ is None) == (gpus is None):
+        raise RefusedError("bad-input", "Give either --credits or --gpus, not both, not neither.")
+    with refusing():
+        asked = Allocation(
+            id=allocation,
+            project=project,
+            kind=AllocationKind.CAPACITY if credits_ is None else AllocationKind.HOURS,
+            starts_ms=instant_ms("from", from_) or 0,
+            ends_ms=instant_ms("until", until) or 0,
+            credit_ucredit=None if credits_ is None else ucredit_from_text(credits_),
+            gpus=gpus,
+            gpu_model=None if gpu_model is None else gpu_model_from_text(gpu_model),
+            pool=pool,
+            subsidy_milli=milli("subsidy", subsidy),
+        )
+    with shell.client() as client:
+        made = client.award(asked)
+    emit(shell, output, made, lambda to: to.print(_allocations((made,))))
+
+
+def list_(
+    ctx: typer.Context,
+    project: Annotated[str | None, typer.Option(help="Only of this project.")] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List allocations and what is left of them."""
+    shell = shell_of(ctx)
+    with shell.client() as client:
+        found = client.allocations(project=project)
+    emit(shell, output, found, lambda to: to.print(_allocations(found)))
+
+
+def show(
+    ctx: typer.Context,
+    allocation: Annotated[str, typer.Argument(metavar="ID")],
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show an allocation: its window, limit, and what is held, spent and left."""
+    shell = shell_of(ctx)
+    with shell.client() as client:
+        view = client.allocation(allocation)
+    emit(shell, output, view, lambda to: _show_allocation(to, view))
+
+
+# ---- what people see -----------------------------------------------------------------------------
+
+
+def _allocations(found: tuple[AllocationView, ...]) -> Table:
+    rows = [
+        (
+            one.allocation.id,
+            one.allocation.project,
+            one.allocation.kind,
+            instant(one.allocation.ends_ms)[:10],
+            amount(one.held, one.unit),
+            amount(one.available, one.unit),
+        )
+        for one in found
+    ]
+    columns = ("allocation", "project", "kind", "until", "held", "left")
+    return table(columns, rows, right={"held", "left"})
+
+
+def _show_allocation(to: Console, view: AllocationView) -> None:
+    one = view.allocation
+    line(to, f"{one.id} of {one.project}, {one.kind}, {one.window}")
+    if one.gpus is not None:
+        line(to, f"{one.gpus:,} GPUs of {one.gpu_model} in {one.pool or 'any pool'}")
+    rows = [
+        (name, amount(value, view.unit))
+        for name, value in (
+            ("limit", view.limit),
+            ("held", view.held),
+            ("spent", view.spent),
+            ("left", view.available),
+        )
+    ]
+    to.print(table(("", "amount"), rows, right={"amount"}))
+
+
+def _show_usage(to: Console, page: UsagePage) -> None:
+    rows = [
+        (
+            one.job,
+            one.task_index,
+            f"{one.operator}/{one.gpu_model}",
+            instant(one.ended_ms),
+            one.cause,
+            gpu_hours_text(one.gpu_ms),
+            "absorbed" if one.absorbed else amount(one.charge, one.unit),
+        )
+        for one in page.lines
+    ]
+    columns = ("job", "task", "where", "ended", "cause", "GPU-h", "charge")
+    to.print(table(columns, rows, right={"task", "GPU-h", "charge"}))
+    if page.next:
+        line(to, f"More: --after {page.next}")
+
+
+def _show_statement(to: Console, sums: Statement) -> None:
+    line(to, f"From {instant(sums.from_ms)} until {instant(sums.until_ms)}")
+    rows = [
+        (
+            one.project,
+            one.allocation,
+            f"{one.operator}/{one.gpu_model}",
+            one.attempts,
+            gpu_hours_text(one.gpu_ms),
+            gpu_hours_text(one.absorbed_gpu_ms),
+            amount(one.charge, one.unit),
+        )
+        for one in sums.lines
+    ]
+    columns = ("project", "allocation", "where", "runs", "GPU-h", "absorbed", "charge")
+    to.print(table(columns, rows, right={"runs", "GPU-h", "absorbed", "charge"}))
+    if disputed := sum(one.disputed for one in sums.lines):
+        line(to, f"{disputed} of these attempts are in dispute.")
+
+
+def _show_audit(to: Console, found: Audit) -> None:
+    rows = [
+        (
+            one.unit,
+            f"{one.debits:,}",
+            f"{one.credits:,}",
+            "yes" if one.debits == one.credits else "NO",
+        )
+        for one in found.totals
+    ]
+    columns = ("unit", "debits", "credits", "equal")
+    to.print(table(columns, rows, right={"debits", "credits"}))
+    line(to, f"{found.journals:,} journals, {len(found.open_holds):,} holds open")
+    line(to, f"Chain head: {found.head_seq}:{found.chain_head}")
+    for one in found.findings:
+        line(to, f"{one.code}: {one.sentence}")
+    line(to, "The book is intact." if found.intact else f"{len(found.findings)} findings.")

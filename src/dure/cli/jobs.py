@@ -1,0 +1,218 @@
+"""`dure jobs`, `show`, `why`, `logs`, `cancel`, `recall`: jobs that were submitted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from dure.cli.render import amount, emit, instant, line, plain, table
+from dure.cli.shell import Output, OutputOption, shell_of
+from dure.life import State
+from dure.units import duration, gpu_hours_text
+from dure.views import JobPage, JobSummary, JobView, TaskView, Why
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+ROWS_MAX: Final = 50
+"""Attempts that `show` lists; JSON has them all."""
+
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, j-812 say.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Enter the commands."""
+    for name, command in (
+        ("jobs", jobs),
+        ("show", show),
+        ("why", why),
+        ("logs", logs),
+        ("cancel", cancel),
+        ("recall", recall),
+    ):
+        app.command(name)(command)
+
+
+def jobs(
+    ctx: typer.Context,
+    project: Annotated[str | None, typer.Option(help="Only of this project.")] = None,
+    state: Annotated[State | None, typer.Option(help="Only in this state.")] = None,
+    after: Annotated[str | None, typer.Option(help="Cursor of the page before.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="Jobs a page.")] = 50,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List jobs, newest first."""
+    shell = shell_of(ctx)
+    with shell.client() as client:
+        page = client.jobs(project=project, state=state, after=after, limit=limit)
+    emit(shell, output, page, lambda to: _show_page(to, page))
+
+
+def show(ctx: typer.Context, job: JobArgument, output: OutputOption = Output.TABLE) -> None:
+    """Show a job: its state, where its attempts ran and why there, what it used."""
+    shell = shell_of(ctx)
+    with shell.client() as client:
+        view = client.job(job)
+    emit(shell, output, view, lambda to: _show_job(to, view, shell.now_ms()))
+
+
+def why(ctx: typer.Context, job: JobArgument, output: OutputOption = Output.TABLE) -> None:
+    """Say why a job is where it is, and then all that happened to it."""
+    shell = shell_of(ctx)
+    with shell.client() as client:
+        answer = client.why(job)
+    emit(shell, output, answer, lambda to: _show_why(to, answer))
+
+
+def logs(
+    ctx: typer.Context,
+    job: JobArgument,
+    *,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it ends.")] = False,
+    task: Annotated[int, typer.Option(min=0, help="Index in the array.")] = 0,
+    rank: Annotated[int, typer.Option(min=0, help="Which of its nodes.")] = 0,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Write what a task has written; as JSON, one chunk a line."""
+    shell = shell_of(ctx)
+    attempt = 1
+    with shell.client() as client:
+        read = client.follow_logs if follow else client.logs
+        for chunk in read(job, task=task, rank=rank):
+            if output is Output.JSON:
+                from pydantic_core import to_json  # noqa: PLC0415 (keeps `dure --help` quick)
+
+                shell.stdout.write(to_json(chunk).decode() + "\n")
+            else:
+                if chunk.attempt_number != attempt:
+                    attempt = chunk.attempt_number
+                    shell.say(f"-- attempt {attempt} --")
+                shell.stdout.write(chunk.text)
+            shell.stdout.flush()
+
+
+def cancel(ctx: typer.Context, job: JobArgument, output: OutputOption = Output.TABLE) -> None:
+    """Cancel what of a job has not ended."""
+    shell = shell_of(ctx)
+    with shell.client() as client:
+        summary = client.cancel(job)
+    emit(shell, output, summary, lambda to: line(to, f"{summary.id} is {summary.state}."))
+
+
+def recall(ctx: typer.Context, job: JobArgument, output: OutputOption = Output.TABLE) -> None:
+    """Call a job's GPUs back: notice, grace, back to the queue (programme office)."""
+    shell = shell_of(ctx)
+    with shell.client() as client:
+        summary = client.recall(job)
+    emit(shell, output, summary, lambda to: line(to, f"{summary.id} is {summary.state}."))
+
+
+# ---- what people see -----------------------------------------------------------------------------
+
+
+def _show_page(to: Console, page: JobPage) -> None:
+    columns = ("job", "name", "project", "state", "tasks", "accepted")
+    to.print(table(columns, [_row(job) for job in page.jobs], right={"tasks"}))
+    if page.next:
+        line(to, f"More: --after {page.next}")
+
+
+def _row(job: JobSummary) -> Sequence[object]:
+    return job.id, job.name, job.project, job.state, job.tasks, instant(job.accepted_ms)
+
+
+def _show_job(to: Console, view: JobView, now_ms: int) -> None:
+    job = view.summary
+    to.print(_facts(view, now_ms))
+    attempts = [(task, attempt) for task in view.tasks for attempt in task.attempts]
+    if attempts:
+        rows = [
+            (
+                task.index,
+                attempt.number,
+                f"{attempt.operator}/{attempt.pool}",
+                attempt.cause or task.state,
+                instant(attempt.started_ms),
+                _ran(attempt.started_ms, attempt.ended_ms, now_ms),
+                attempt.exit_code,
+            )
+            for task, attempt in attempts[-ROWS_MAX:]
+        ]
+        line(to, "")
+        columns = ("task", "attempt", "where", "state", "started", "ran", "exit")
+        to.print(table(columns, rows, right={"task", "attempt", "ran", "exit"}))
+        last = attempts[-1][1]
+        line(to, f"Why there: {last.placed.sentence}")
+        if last.detail:
+            line(to, f"Its end: {last.detail}")
+        if last.dispute:
+            line(to, f"In dispute: {last.dispute}")
+    reasons = [task.reason.sentence for task in view.tasks if task.reason]
+    if reasons:
+        line(to, f"Last reason: {reasons[-1]}")
+    shown = min(len(attempts), ROWS_MAX)
+    if shown < len(attempts) or len(view.tasks) < job.tasks:
+        line(to, f"Shown are the last {shown} attempts of the first {len(view.tasks)} tasks.")
+
+
+def _facts(view: JobView, now_ms: int) -> Table:
+    job, spec = view.summary, view.spec
+    asked = spec.resources
+    models = f" of {', '.join(asked.gpu_models)}" if asked.gpu_models else ""
+    size = f"{asked.nodes} x {asked.gpus_per_node} GPUs{models}"
+    counts = ", ".join(f"{count} {state}" for state, count in view.counts.items())
+    facts = [
+        ("job", f"{job.id} {job.name}"),
+        ("state", f"{job.state} ({counts})" if job.tasks > 1 else job.state),
+        ("project", f"{job.project}, paid by {job.allocation}, submitted by {job.submitter}"),
+        (
+            "asked",
+            f"{size} for {duration(spec.walltime_s)}, {spec.tier}, data {spec.data_class}",
+        ),
+        ("accepted", instant(job.accepted_ms)),
+        ("ended", instant(job.ended_ms)),
+        ("waited", _waited(job, view.tasks, now_ms)),
+        ("used", f"{gpu_hours_text(view.gpu_ms)} GPU-h, charged {amount(view.charge, view.unit)}"),
+    ]
+    made = table(("", ""), facts)
+    made.show_header = False
+    return made
+
+
+def _waited(job: JobSummary, tasks: Sequence[TaskView], now_ms: int) -> str:
+    """From acceptance to the first start; while nothing started, until now or the end."""
+    starts = [a.started_ms for task in tasks for a in task.attempts if a.started_ms is not None]
+    until_ms = min(starts, default=job.ended_ms or now_ms)
+    return duration(max(0, until_ms - job.accepted_ms) / 1_000)
+
+
+def _ran(started_ms: int | None, ended_ms: int | None, now_ms: int) -> str:
+    if started_ms is None:
+        return "-"
+    return duration(max(0, (ended_ms or now_ms) - started_ms) / 1_000)
+
+
+def _show_why(to: Console, answer: Why) -> None:
+    line(to, f"{answer.job} is {answer.state}.")
+    said: dict[str, list[int]] = {}
+    for task in answer.tasks:
+        if task.reason:
+            said.setdefault(task.reason.sentence, []).append(task.index)
+    for sentence, indices in said.items():
+        who = f"Task {indices[0]}" if len(indices) == 1 else f"{len(indices)} tasks"
+        line(to, sentence if len(answer.tasks) == 1 else f"{who}: {sentence}")
+    if answer.events:
+        line(to, "")
+        rows = [
+            (
+                instant(event.at_ms),
+                "" if event.task_index is None else event.task_index,
+                plain(event.state or ""),
+                event.reason.sentence,
+            )
+            for event in answer.events
+        ]
+        to.print(table(("at", "task", "state", "what happened"), rows, right={"task"}))

@@ -1,0 +1,93 @@
+"""How answers look: JSON for programs, narrow tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+from dure.allocations import BudgetUnit
+from dure.cli.shell import Output, Shell
+from dure.units import credits_text, gpu_hours_text, iso
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console
+    from rich.table import Table
+
+WIDTH: Final = 100
+"""Columns that every table fits in, where no terminal says how wide it is."""
+
+
+def console(stream: TextIO) -> Console:
+    """Plain text on anything that is no terminal."""
+    from rich.console import Console  # noqa: PLC0415 (only where something is shown)
+
+    width = None if stream.isatty() else WIDTH
+    return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
+
+
+def emit(shell: Shell, output: Output, value: Any, people: Callable[[Console], None]) -> None:
+    """Write an answer: `value` whole as JSON, or what `people` prints of it."""
+    if output is Output.JSON:
+        from pydantic_core import to_json  # noqa: PLC0415 (only where something is shown)
+
+        print(to_json(value, indent=2).decode(), file=shell.stdout)
+        return
+    people(console(shell.stdout))
+
+
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Collection[str] = ()
+) -> Table:
+    """A table without frames; the columns named in `right` hold figures."""
+    from rich.table import Table  # noqa: PLC0415 (only where something is shown)
+    from rich.text import Text  # noqa: PLC0415
+
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(plain(cell)) for cell in row))
+    return made
+
+
+def plain(value: object) -> str:
+    """A cell: nothing as a dash, and no control character, which could move the cursor."""
+    if value is None:
+        return "-"
+    return "".join(char if char.isprintable() else "\ufffd" for char in str(value))
+
+
+def line(to: Console, text: str) -> None:
+    """One line of prose."""
+    to.print(plain(text), soft_wrap=True)
+
+
+def instant(at_ms: int | None) -> str:
+    """An instant, or a dash."""
+    return "-" if at_ms is None else iso(at_ms)
+
+
+def amount(value: int | None, unit: BudgetUnit) -> str:
+    """What was charged or is left, with its unit."""
+    if value is None:
+        return "-"
+    if unit is BudgetUnit.UCREDIT:
+        return f"{credits_text(value)} credits"
+    return f"{gpu_hours_text(value)} GPU-h"
+
+
+@contextmanager
+def progress(shell: Shell, what: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, silence elsewhere."""
+    if not shell.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, console=console(shell.stderr), transient=True) as bar:
+        task = bar.add_task(what, total=total_bytes)
+        yield lambda done: bar.advance(task, done)

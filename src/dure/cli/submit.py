@@ -1,0 +1,195 @@
+"""`dure submit` and `dure plan`: the same arguments; one commits, the other only says."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from dure.allocations import BudgetUnit
+from dure.cli import config
+from dure.cli.flags import Flags, WithCommand, drafts, with_flags
+from dure.cli.render import amount, emit, instant, line, progress, table
+from dure.cli.shell import Output, Shell, shell_of
+from dure.draft import Draft, requests
+from dure.errors import RefusedError
+from dure.jobs import JobSpec
+from dure.people import PROJECT_ROLES
+from dure.text import shown
+from dure.units import duration
+from dure.views import Accepted, Submission
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dure.client import Client
+    from dure.scheduling.world import Forecast
+
+KEY_MAX = 200
+
+
+def register(app: typer.Typer) -> None:
+    """Enter the commands."""
+    app.command("submit", cls=WithCommand)(with_flags(submit))
+    app.command("plan", cls=WithCommand)(with_flags(plan))
+
+
+def submit(ctx: typer.Context, flags: Flags, command: tuple[str, ...] | None) -> None:
+    """Submit a job: FILE, or flags and -- COMMAND. --gpus counts the GPUs of each node."""
+    shell = shell_of(ctx)
+    made = drafts(flags, command, shell)
+    key = _key(flags.key)
+    with shell.client() as client:
+        made = _with_project(made, client, shell)
+        # Everything is checked before anything is uploaded.
+        requests(made, shell.environ, [None] * len(made))
+        workdirs = _upload(made, client, shell)
+        submission = Submission(requests(made, shell.environ, workdirs))
+        accepted = _submit(client, submission, key)
+    emit(shell, flags.output, accepted, lambda to: _show_accepted(to, accepted))
+
+
+def plan(ctx: typer.Context, flags: Flags, command: tuple[str, ...] | None) -> None:
+    """Say where and when a job could run, at what cost, and what is excluded. Commits nothing."""
+    shell = shell_of(ctx)
+    made = drafts(flags, command, shell)
+    with shell.client() as client:
+        made = _with_project(made, client, shell)
+        asked = requests(made, shell.environ, [None] * len(made))
+        planned = [Planned(one.spec.name, client.plan(one.spec)) for one in asked]
+        units = [_unit(client, one.spec) if flags.output is Output.TABLE else None for one in asked]
+
+    def people(to: Console) -> None:
+        for one, unit in zip(planned, units, strict=True):
+            if len(planned) > 1:
+                line(to, f"{one.name}:")
+            _show_forecast(to, one.forecast, unit, shell.now_ms())
+
+    emit(shell, flags.output, planned, people)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One job's forecast, as `--output json` lists them."""
+
+    name: str
+    forecast: Forecast
+
+
+def _unit(client: Client, spec: JobSpec) -> BudgetUnit | None:
+    """The unit in which the job would be charged; None where its allocations differ in it."""
+    found = client.allocations(project=spec.project)
+    units = {one.unit for one in found if spec.allocation in {None, one.allocation.id}}
+    return units.pop() if len(units) == 1 else None
+
+
+def _key(given: str | None) -> str:
+    if given is None:
+        return str(uuid.uuid4())
+    if not given or len(given) > KEY_MAX or not given.isascii() or not given.isprintable():
+        raise RefusedError(
+            "bad-input", f"--key must be 1 to {KEY_MAX} printable ASCII characters; my-sweep-1 say."
+        )
+    return given
+
+
+def _submit(client: Client, submission: Submission, key: str) -> Accepted:
+    from dure.client import UnreachableError  # noqa: PLC0415 (keeps `dure --help` quick)
+
+    try:
+        return client.submit(submission, key=key)
+    except UnreachableError as error:
+        raise UnreachableError(
+            f"{error}; whether the job was accepted is not known, so repeat the same command "
+            f"with --key {key}: it is accepted once at most."
+        ) from error
+
+
+def _with_project(made: tuple[Draft, ...], client: Client, shell: Shell) -> tuple[Draft, ...]:
+    """Drafts that name no project get the configured one, or the caller's only one."""
+    if all(one.project for one in made):
+        return made
+    default = config.project(shell.environ) or _only_project(client)
+    return tuple(one if one.project else replace(one, project=default) for one in made)
+
+
+def _only_project(client: Client) -> str:
+    grants = client.whoami().grants
+    mine = sorted({grant.scope for grant in grants if grant.role in PROJECT_ROLES})
+    if len(mine) == 1:
+        return mine[0]
+    which = f"you are in {', '.join(mine)}" if mine else "you are a member of none"
+    raise RefusedError("bad-input", f"Say which project it is for with --project; {which}.")
+
+
+def _upload(made: Sequence[Draft], client: Client, shell: Shell) -> list[str | None]:
+    """The digests of the drafts' folders, each folder read once and uploaded to its project."""
+    from dure import workdir  # noqa: PLC0415 (only where there is a folder)
+
+    trees: dict[Path, workdir.Tree] = {}
+    digests: dict[tuple[str, Path], str] = {}
+    found: list[str | None] = []
+    for one in made:
+        if one.workdir is None:
+            found.append(None)
+            continue
+        folder, project = _home(one.workdir), one.project or ""
+        tree = trees.setdefault(folder, trees.get(folder) or workdir.collect(folder))
+        if (project, folder) not in digests:
+            size = sum(entry.size for entry in tree.manifest.files)
+            with progress(shell, "Uploading", size) as advance:
+                digests[project, folder] = workdir.upload(client, project, tree, advance)
+        found.append(digests[project, folder])
+    return found
+
+
+def _home(folder: Path) -> Path:
+    try:
+        return folder.expanduser()
+    except RuntimeError:
+        raise RefusedError(
+            "bad-workdir", f"workdir {shown(str(folder))} is in no known home."
+        ) from None
+
+
+def _show_accepted(to: Console, accepted: Accepted) -> None:
+    rows = [(job.id, job.name, job.project, job.state, job.tasks) for job in accepted.jobs]
+    to.print(table(("job", "name", "project", "state", "tasks"), rows, right={"tasks"}))
+    if accepted.repeated:
+        line(to, "This key was used before; these are the jobs it stands for.")
+
+
+def _show_forecast(to: Console, forecast: Forecast, unit: BudgetUnit | None, now_ms: int) -> None:
+    if forecast.refusal:
+        line(to, f"It would be refused: {forecast.refusal.sentence}")
+    if forecast.options:
+        rows = [
+            (
+                option.operator_id,
+                option.pool_id,
+                option.gpu_model,
+                _start(option.starts_ms, now_ms),
+                amount(option.hold, unit) if unit else f"{option.hold:,}",
+            )
+            for option in forecast.options
+        ]
+        columns = ("operator", "pool", "GPU model", "start", "cost at most")
+        to.print(table(columns, rows, right={"cost at most"}))
+    if forecast.exclusions:
+        line(to, "Excluded:")
+        rows_out = [
+            (one.operator_id, one.pool_id, one.reason.sentence) for one in forecast.exclusions
+        ]
+        to.print(table(("operator", "pool", "why"), rows_out))
+
+
+def _start(starts_ms: int | None, now_ms: int) -> str:
+    if starts_ms is None:
+        return "not foreseen"
+    if starts_ms <= now_ms:
+        return "now"
+    return f"{instant(starts_ms)} (in {duration((starts_ms - now_ms) / 1_000)})"

@@ -1,0 +1,68 @@
+"""The thread that goes round: a cycle when something happened, and at least every `cycle_s`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from dure.control.cycle import Control, Report, tick
+from dure.scenario import Scenario
+
+RETRY_S_MAX: Final = 30.0
+
+_LOG = structlog.get_logger("dure.control")
+
+
+class ControlLoop(threading.Thread):
+    """Runs cycles until it is stopped. A failed cycle changed nothing, and is tried again."""
+
+    def __init__(
+        self,
+        control: Control,
+        scenario: Callable[[], Scenario],
+        now_ms: Callable[[], int],
+        after: Callable[[Report | None, float], None],
+    ) -> None:
+        super().__init__(name="dure-control", daemon=True)
+        self._control = control
+        self._scenario = scenario
+        self._now_ms = now_ms
+        self._after = after
+        self._awake = threading.Event()
+        self._stopping = False
+
+    def wake(self) -> None:
+        """Start a cycle at once."""
+        self._awake.set()
+
+    def stop(self) -> None:
+        """Finish the cycle under way, and end."""
+        self._stopping = True
+        self._awake.set()
+        self.join()
+
+    def run(self) -> None:
+        """Go round."""
+        failures = 0
+        while not self._stopping:
+            self._awake.clear()
+            began_s = time.monotonic()
+            report = self._cycle()
+            self._after(report, time.monotonic() - began_s)
+            failures = 0 if report else failures + 1
+            wait_s = min(RETRY_S_MAX, self._control.settings.cycle_s * 2**failures)
+            self._awake.wait(wait_s)
+
+    def _cycle(self) -> Report | None:
+        try:
+            report = tick(self._control, self._scenario(), self._now_ms())
+        except Exception:  # noqa: BLE001  outlives any one cycle; the next does what was left
+            _LOG.exception("cycle-failed")
+            return None
+        for violation in report.violations:
+            _LOG.error("plan-violation", code=violation.code, sentence=violation.sentence)
+        return report

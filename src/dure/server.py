@@ -1,0 +1,162 @@
+"""The control plane's process: one database, one control loop, one API.
+
+Everything it keeps is in one folder: `dure.sqlite`, `blobs/`, `logs/`, `secret.key` and, from the
+first start on, `admin.token`. A lock on the folder keeps a second control plane out.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+import uvicorn
+
+from dure.api.app import Pulse, create_app
+from dure.api.metrics import Metrics
+from dure.control.cycle import Control, Report
+from dure.control.loop import ControlLoop
+from dure.errors import RefusedError
+from dure.scenario import Scenario
+from dure.service import Service, access
+from dure.settings import Settings
+from dure.store import sites
+from dure.store.blobs import Blobs, Logs
+from dure.store.database import Database
+from dure.store.migrate import migrate
+from dure.store.secrets import Vault
+
+DATABASE: Final = "dure.sqlite"
+ADMIN_TOKEN: Final = "admin.token"  # noqa: S105  a file's name
+_LOG = structlog.get_logger("dure.server")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """What a control plane is started with. `scenario` None: go on with the one it has."""
+
+    data: Path
+    host: str
+    port: int
+    scenario: Scenario | None
+    settings: Settings
+
+
+def now_ms() -> int:
+    """The clock of the control plane."""
+    return time.time_ns() // 1_000_000
+
+
+def new_id() -> str:
+    """Sixteen random hex digits."""
+    return secrets.token_hex(8)
+
+
+def new_attempt_id() -> str:
+    """Never used before, here or in any earlier life of an engine that still remembers."""
+    return f"a-{secrets.token_hex(10)}"
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock. Raises RefusedError where another process holds it."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RefusedError(
+                "already-running", f"Another control plane is running on {folder}.", status=409
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def serve(config: ServerConfig) -> None:
+    """Run until SIGTERM or SIGINT.
+
+    Raises:
+        RefusedError: the folder is in use, or was written by a newer Dure, or has no scenario.
+    """
+    with only_one(config.data):
+        database = Database(config.data / DATABASE)
+        migrate(database)
+        with database.write() as connection:
+            if config.scenario is not None:
+                sites.load_scenario(connection, config.scenario, now_ms())
+            if sites.scenario_version(connection) == 0:
+                raise RefusedError("no-scenario", f"{config.data} has no scenario; name one.")
+        _run(config, database)
+        database.close()
+
+
+def _run(config: ServerConfig, database: Database) -> None:
+    up_since_ms = now_ms()
+    metrics, pulse = Metrics(), Pulse()
+    service = Service(
+        database=database,
+        blobs=Blobs(config.data / "blobs"),
+        logs=Logs(config.data / "logs"),
+        vault=Vault(config.data / "secret.key"),
+        settings=config.settings,
+        now_ms=now_ms,
+        new_id=new_id,
+        wake=lambda: loop.wake(),  # noqa: PLW0108  the loop is made below, from the service
+        up_since_ms=up_since_ms,
+    )
+    token_file = config.data / ADMIN_TOKEN
+    access.first_administrator(service, lambda token: write_private(token_file, token))
+
+    def scenario() -> Scenario:
+        with database.read() as connection:
+            return service.scenario(connection)
+
+    def after(report: Report | None, took_s: float) -> None:
+        if report is None:
+            metrics.faults.inc()
+            return
+        pulse.beat()
+        metrics.cycle(report, took_s)
+
+    control = Control(
+        database=database,
+        settings=config.settings,
+        up_since_ms=up_since_ms,
+        new_attempt_id=new_attempt_id,
+    )
+    loop = ControlLoop(control, scenario, now_ms, after)
+    app = create_app(service, metrics, pulse)
+    loop.start()
+    _LOG.info("serving", url=f"http://{config.host}:{config.port}", data=str(config.data))
+    try:
+        uvicorn.run(
+            app,
+            host=config.host,
+            port=config.port,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=3,
+            server_header=False,
+        )
+    finally:
+        loop.stop()
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file, readable by its owner only, whole or not at all."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)

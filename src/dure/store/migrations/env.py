@@ -1,0 +1,18 @@
+"""Alembic's entry: runs the migrations on the connection that `migrate` hands over."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from dure.store import ledger_schema, schema
+from dure.store.metadata import metadata
+
+assert schema.jobs.metadata is ledger_schema.journals.metadata is metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    transactional_ddl=True,
+)
+with context.begin_transaction():
+    context.run_migrations()
