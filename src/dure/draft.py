@@ -28,7 +28,7 @@ from dure.jobs import (
     Resources,
     Tier,
 )
-from dure.text import shown
+from dure.text import ENV_NAME, shown
 from dure.views import JobRequest
 
 _JOB_ID: Final = re.compile(r"\Aj-\d{1,18}\Z")
@@ -367,6 +367,8 @@ def _secrets(
 ) -> dict[str, str] | None:
     given = {}
     for name, value in secrets.items():
+        if not ENV_NAME.match(name):  # it may be the secret itself, so it is not shown
+            raise ValueError("secrets need a variable's name each; write NAME: value or NAME=value")
         if value is None and name not in environ:
             raise ValueError(
                 f"secrets {shown(name)} has no value, and your environment has no variable of "

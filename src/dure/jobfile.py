@@ -166,6 +166,13 @@ def _variables(name: str, node: Node) -> dict[str, str | None]:
     return variables
 
 
+def _secrets(name: str, node: Node) -> dict[str, str | None]:
+    """As variables, and what is there instead of them may be a secret: it is not shown."""
+    if isinstance(node, Fields):
+        return _variables(name, node)
+    raise ValueError(f"{name} has no names; write NAME: value lines below it")
+
+
 def _accelerators(name: str, node: Node) -> tuple[tuple[str, ...], int]:
     """`H200:8`, `8`, a list of such, or a mapping of models to counts."""
     if not isinstance(node, Fields):
@@ -193,7 +200,7 @@ _TASK: Final[_Table] = {
         "memory": ("memory_gib_per_node", _as(draft.memory_gib_from_text)),
     },
     "envs": ("env", _variables),
-    "secrets": ("secrets", _variables),
+    "secrets": ("secrets", _secrets),
     "workdir": ("workdir", _text),
     "setup": ("setup", _text),
     "run": ("run", _text),

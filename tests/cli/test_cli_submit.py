@@ -145,6 +145,7 @@ def test_nothing_is_uploaded_for_a_job_that_is_wrong(dure, plane, me):
         (["--time", "1", "--env", "A", "--", "x"], "--env 'A' has no value; write NAME=VALUE"),
         (["--time", "1", "--env", "RANK=1", "--", "x"], "env RANK is set by Dure"),
         (["--time", "1", "--secret", "NOPE", "--", "x"], "secrets 'NOPE' has no value"),
+        (["--time", "1", "--secret", "sk-hunter2", "--", "x"], "secrets need a variable's name"),
         (["--time", "1", "--secret", "A=@none", "--", "x"], "cannot be read"),
         (["--time", "1", "--name", "a\nb", "--", "x"], "name 'a\\nb' is not a name"),
         (["--time", "1", "--after-ok", "prep", "--", "x"], "names 'prep'"),
@@ -171,6 +172,7 @@ def test_bad_input_gets_one_sentence_and_nothing_is_submitted(dure, accepting, a
         assert said in done.err
         assert done.err.startswith("dure: ")
         assert done.err.count("\n") == 1
+        assert "hunter2" not in done.err
     assert all(one.path == "/v1/whoami" for one in accepting.asked)
 
 

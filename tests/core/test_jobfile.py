@@ -277,6 +277,7 @@ def test_a_secret_is_never_shown():
     for bad in (
         "secrets: {A: hunter2}\nenvs: {A: 1}",
         "secrets: {B-C: hunter2}",
+        "secrets: {hunter2-x: null}",
         'secrets: {A: "hunter2\\0"}',
         "secrets: {A: [hunter2]}",
         "secrets: [A=hunter2]",
