@@ -50,6 +50,7 @@ def run(argv: Sequence[str], shell: Shell) -> int:
     command = typer.main.get_command(application())
     try:
         code = command.main(list(argv), prog_name="dure", standalone_mode=False, obj=shell)
+        shell.stdout.flush()  # a pipe that broke is noticed here, not at the interpreter's end
     except BaseException as error:  # noqa: BLE001 (nobody is shown a traceback)
         return exit_code(error, argv, shell)
     return code if isinstance(code, int) else 0

@@ -106,4 +106,5 @@ def _fetch(
                 progress=advance,
             )
     if found:
-        shell.say(f"Fetched {written} files to {folder}; each has the digest that was promised.")
+        files_text = "1 file" if written == 1 else f"{written} files"
+        shell.say(f"Fetched {files_text} to {folder}; all there have the promised digest.")
