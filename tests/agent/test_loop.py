@@ -126,6 +126,16 @@ def test_an_end_while_the_agent_was_dead_is_found(bench):
     assert bench.report.outputs == tree(model=b"weights")
 
 
+def test_a_record_that_a_power_loss_emptied_is_made_again(bench):
+    bench.run_to_running()
+    (bench.root / "agent" / "records" / "a-1.json").write_bytes(b"")
+    bench.restart()
+    bench.engine.complete("a-1")
+    bench.tick(times=3)
+    assert bench.report.end is EngineEnd.COMPLETED
+    assert len(bench.engine.launches) == 1
+
+
 @pytest.mark.parametrize("wanted", [order(wish=Wish.STOP), None])
 def test_stop_and_no_longer_ordered_stop_it(bench, wanted):
     bench.run_to_running()

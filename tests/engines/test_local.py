@@ -108,12 +108,15 @@ def test_the_launch_file_is_private_and_gone_once_all_ranks_began(bench):
 
 
 def test_one_failing_rank_ends_the_gang_with_its_end(bench):
-    script = 'trap "echo noticed; exit 0" TERM; echo up; [ $RANK = 0 ] || exit 4; sleep 60 & wait'
+    script = (
+        "if [ $RANK = 1 ]; then until [ -e up ]; do sleep 0.02; done; exit 4; fi\n"
+        'trap "echo noticed; exit 0" TERM; touch up; sleep 60 & wait'
+    )
     bench.bash("a-1", script, nodes=(0, 1))
     seen = bench.ended("a-1")
     assert (seen.end, seen.exit_code) == (EngineEnd.ERRED, 4)
     assert seen.detail == "rank 1: exit code 4"
-    assert bench.log("a-1") == "up\nnoticed\n"
+    assert bench.log("a-1") == "noticed\n"
 
 
 def test_stop_gives_notice_and_grace(bench):
@@ -123,6 +126,17 @@ def test_stop_gives_notice_and_grace(bench):
     bench.engine.stop("a-1")
     assert bench.ended("a-1").end is EngineEnd.STOPPED
     assert (bench.folder / "checkpoint").read_text() == "saved\n"
+
+
+def test_a_machine_that_shuts_down_gives_notice_to_all_ranks(bench):
+    bench.bash("a-1", "trap 'echo noticed; exit 0' TERM; echo up; sleep 60 & wait", nodes=(0, 1))
+    for rank in (0, 1):
+        bench.says("a-1", "up", rank)
+    os.kill(json.loads((bench.place("a-1") / "1" / "shim.json").read_text())["pid"], signal.SIGTERM)
+    seen = bench.ended("a-1")
+    assert seen.end is EngineEnd.STOPPED
+    assert "shut down" in seen.detail
+    assert [bench.log("a-1", rank) for rank in (0, 1)] == ["up\nnoticed\n"] * 2
 
 
 def test_what_ignores_its_notice_is_killed_after_its_grace(bench):
@@ -186,6 +200,7 @@ def test_a_restarted_machine_failed_its_nodes(bench):
     bench.engine.close()
     path = bench.place("a-1") / "attempt.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"boot_id": "an earlier one"}))
+    (bench.place("a-1") / "0" / "begun.json").touch()  # what was not durable is empty
     bench.open()
     assert bench.ended("a-1").end is EngineEnd.NODE_FAILED
     assert bench.log("a-1") == ""

@@ -1,7 +1,8 @@
 """The agent's process: `python -m dure.agent --config FILE`.
 
 Exit codes: 0 when told to stop, 2 when the configuration cannot be used. What runs on the engine
-goes on in either case.
+goes on in either case; under systemd that needs KillMode=process (systemd.kill(5)), or stopping the
+agent stops its jobs too.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, required=True, help="TOML or JSON")
     parser.add_argument("--log-format", choices=("console", "json"), default="console")
     options = parser.parse_args(arguments)
-    _configure_log(options.log_format)
     here = options.config.absolute().parent
     try:
         config = load_config(options.config)
@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ConfigError, EngineError, OSError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    _configure_log(options.log_format)
     _run(config, here / config.root, engine, token)
     return 0
 

@@ -24,7 +24,8 @@ class Record:
 class Records:
     """Records in memory and in one file each. A file is replaced whole.
 
-    The files are not forced to the disk: after a loss of power the engine's own state tells.
+    The files are not forced to the disk: one that a loss of power emptied is dropped, and the
+    engine's own state tells.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,7 +33,11 @@ class Records:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._records: dict[str, Record] = {}
         for path in sorted(folder.glob("*.json")):
-            record = codec.read(Record, path.read_bytes())
+            try:
+                record = codec.read(Record, path.read_bytes())
+            except ValueError:
+                path.unlink()
+                continue
             self._records[record.order.attempt_id] = record
 
     def __iter__(self) -> Iterator[Record]:

@@ -88,12 +88,13 @@ class LocalEngine:
 
     def observe(self) -> tuple[Observation, ...]:
         """See `Engine.observe`. Also gives shims to accepted ranks that have none."""
-        found = []
-        for attempt in self._attempts.values():
-            if attempt.ended is None:
-                self._start_shims(attempt)
-            found.append(attempt.observe())
-        return tuple(found)
+        try:
+            for attempt in self._attempts.values():
+                if attempt.ended is None:
+                    self._start_shims(attempt)
+            return tuple(attempt.observe() for attempt in self._attempts.values())
+        except OSError as error:
+            raise EngineError(f"the engine's folder cannot be read: {error}") from error
 
     def stop(self, attempt_id: str) -> None:
         """See `Engine.stop`. Unknown and ended attempts are left as they are."""

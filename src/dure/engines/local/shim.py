@@ -92,10 +92,14 @@ def start_ticks(pid: int) -> int | None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A file's object, or None when there is no such file. Files are written whole or not."""
+    """A file's object, or None when there is no such file.
+
+    Files are written whole; only a loss of power empties one that was not durable, and then nothing
+    runs any more: it counts as never written.
+    """
     try:
         found = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, json.JSONDecodeError):
         return None
     assert isinstance(found, dict)
     return found
@@ -200,6 +204,7 @@ class Shim:
 
     def _cause_to_stop(self) -> str | None:
         if self.machine_stops:
+            write_once(self.attempt / STOP, {"cause": MACHINE})
             return MACHINE
         if (stop := read_json(self.attempt / STOP)) is not None:
             return str(stop["cause"])
