@@ -20,7 +20,7 @@ from dure.text import (
     check_text,
     shown,
 )
-from dure.units import WALLTIME_S_MAX
+from dure.units import MS_PER_S, WALLTIME_S_MAX
 
 NODES_MAX: Final = 100_000
 GPUS_PER_NODE_MAX: Final = 1_024
@@ -213,6 +213,13 @@ class JobSpec:
 
 
 DEFAULT_GRACE_S: Final = 10
+END_SLACK_S: Final = 10
+"""What an engine may take to notice that a job's time is over."""
+
+
+def occupied_ms(walltime_s: int, grace_s: int) -> int:
+    """The longest that a job keeps its GPUs: walltime, grace, and the engine's slowness."""
+    return (walltime_s + grace_s + END_SLACK_S) * MS_PER_S
 
 
 def check_environment(field: str, variables: dict[str, str]) -> None:

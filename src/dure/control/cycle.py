@@ -18,6 +18,7 @@ from dure.control.snapshot import Moment, snapshot
 from dure.control.transition import advance
 from dure.errors import Reason
 from dure.faults import crash_point
+from dure.jobs import occupied_ms
 from dure.life import State
 from dure.scenario import Scenario
 from dure.scheduling import schedule
@@ -150,7 +151,7 @@ def _stop_overdue(connection: Connection, moment: Moment) -> int:
         if attempt.wish is Wish.STOP or attempt.started_ms is None:
             continue
         spec = jobs.spec_of(connection, attempt.job)
-        limit_ms = (spec.walltime_s + spec.grace_s) * MS_PER_S + margin_ms
+        limit_ms = occupied_ms(spec.walltime_s, spec.grace_s) + margin_ms
         if moment.now_ms - attempt.started_ms <= limit_ms:
             continue
         attempts.change(connection, attempt.id, wish=Wish.STOP)

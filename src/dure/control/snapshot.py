@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from dure.allocations import Allocation
 from dure.engines import PoolReport
 from dure.fleet import Pool
-from dure.jobs import JobSpec
+from dure.jobs import END_SLACK_S, JobSpec, occupied_ms
 from dure.scenario import Scenario
 from dure.scheduling.world import AllocationState, Occupation, PoolState, Request, World
 from dure.settings import Settings
@@ -107,7 +107,7 @@ def request_for(spec: JobSpec, allocation: str, key: tuple[int, int, int]) -> Re
         allocation=allocation,
         resources=spec.resources,
         walltime_s=spec.walltime_s,
-        grace_s=spec.grace_s,
+        grace_s=spec.grace_s + END_SLACK_S,
         priority=spec.priority,
         data_class=spec.data_class,
         tier=spec.tier,
@@ -168,7 +168,7 @@ def _occupation(attempt: Attempt, spec: JobSpec, now_ms: int) -> Occupation:
     One that has not started yet may do so now at the earliest.
     """
     begun_ms = attempt.started_ms if attempt.started_ms is not None else now_ms
-    ends_ms = begun_ms + (spec.walltime_s + spec.grace_s) * MS_PER_S
+    ends_ms = begun_ms + occupied_ms(spec.walltime_s, spec.grace_s)
     return Occupation(
         attempt_id=attempt.id,
         task_id=attempt.task,
