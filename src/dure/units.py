@@ -124,15 +124,12 @@ def ucredit_from_text(text: str) -> int:
     Raises:
         ValueError: not a decimal number, finer than a micro-credit, or too large.
     """
-    try:
-        value = Fraction(text) * UCREDIT_PER_CREDIT
-    except (ValueError, ZeroDivisionError):
-        value = None
-    if value is None or "/" in text or value.denominator != 1 or abs(value) > INT64_MAX:
+    if not _DECIMAL.match(text):
         raise ValueError(
-            f"{shown(text)} is not a number of credits; write a decimal such as 1500 or 0.25"
+            f"{shown(text)} is not a number of credits; "
+            "write a decimal such as 1500 or 0.25, with up to 12 digits and 6 decimals"
         )
-    return int(value)
+    return int(Fraction(text) * UCREDIT_PER_CREDIT)
 
 
 def gpu_hours_text(gpu_ms: int) -> str:

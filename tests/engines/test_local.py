@@ -252,6 +252,27 @@ def test_a_second_shim_finds_the_rank_taken(bench):
     assert (bench.folder / "runs").read_text() == "ran\n"
 
 
+def test_a_rank_whose_shim_was_killed_is_not_run_by_another(bench):
+    bench.bash("a-1", "echo ran >> runs; sleep 60")
+    until((bench.folder / "runs").exists)
+    os.kill(json.loads((bench.place("a-1") / "0" / "shim.json").read_text())["pid"], signal.SIGKILL)
+    shim.Shim(bench.place("a-1"), 0).run()
+    assert bench.ended("a-1").end is EngineEnd.NODE_FAILED
+    assert (bench.folder / "runs").read_text() == "ran\n"
+
+
+def test_no_rank_starts_before_all_can(bench):
+    bench.engine._start_shims = lambda _: None
+    bench.bash("a-1", "echo ran >> runs", nodes=(0, 1))
+    bench.engine._ask_for_shim(bench.place("a-1"), 0)
+    until((bench.place("a-1") / "0" / "shim.json").exists)
+    assert bench.look("a-1").phase is Phase.ACCEPTED
+    assert not (bench.place("a-1") / "0" / "begun.json").exists()
+    del bench.engine._start_shims
+    assert bench.ended("a-1").end is EngineEnd.COMPLETED
+    assert (bench.folder / "runs").read_text() == "ran\nran\n"
+
+
 def test_a_stop_before_the_start_runs_nothing(bench):
     bench.engine._start_shims = lambda _: None
     bench.bash("a-1", "echo ran > runs")
