@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -18,6 +20,11 @@ from dure.engines.local import LocalEngine, LocalPool, shim
 from dure.jobs import Notice
 
 pytestmark = pytest.mark.engine
+
+
+def another_shim(bench):
+    program = [sys.executable, "-I", "-S", shim.__file__, bench.place("a-1"), "0"]
+    subprocess.run(program, check=True)
 
 
 def now_ms() -> int:
@@ -245,10 +252,10 @@ def test_a_second_shim_finds_the_rank_taken(bench):
     bench.bash("a-1", "echo ran >> runs; until [ -e go ]; do sleep 0.05; done")
     until((bench.folder / "runs").exists)
     bench.engine._ask_for_shim(bench.place("a-1"), 0)
-    shim.Shim(bench.place("a-1"), 0).run()  # gives up: the first holds the lock
+    another_shim(bench)  # gives up: the first holds the lock
     (bench.folder / "go").touch()
     bench.ended("a-1")
-    shim.Shim(bench.place("a-1"), 0).run()  # leaves: it ended
+    another_shim(bench)  # leaves: it ended
     assert (bench.folder / "runs").read_text() == "ran\n"
 
 
@@ -256,7 +263,7 @@ def test_a_rank_whose_shim_was_killed_is_not_run_by_another(bench):
     bench.bash("a-1", "echo ran >> runs; sleep 60")
     until((bench.folder / "runs").exists)
     os.kill(json.loads((bench.place("a-1") / "0" / "shim.json").read_text())["pid"], signal.SIGKILL)
-    shim.Shim(bench.place("a-1"), 0).run()
+    another_shim(bench)
     assert bench.ended("a-1").end is EngineEnd.NODE_FAILED
     assert (bench.folder / "runs").read_text() == "ran\n"
 
