@@ -31,9 +31,9 @@ INSTANT_MS_MAX: Final = 253_402_300_799_999
 
 WALLTIME_S_MAX: Final = 366 * 24 * S_PER_HOUR
 
-_CLOCK = re.compile(r"\A(?:(?P<days>\d{1,4})-)?(?P<parts>\d{1,6}(?::\d{1,2}){0,2})\Z")
-_SUFFIXED = re.compile(r"\A(?P<number>\d{1,7})(?P<unit>[smhd])\Z")
-_DECIMAL = re.compile(r"\A\d{1,12}(?:\.\d{1,6})?\Z")
+_CLOCK = re.compile(r"\A(?:(?P<days>[0-9]{1,4})-)?(?P<parts>[0-9]{1,6}(?::[0-9]{1,2}){0,2})\Z")
+_SUFFIXED = re.compile(r"\A(?P<number>[0-9]{1,7})(?P<unit>[smhd])\Z")
+_DECIMAL = re.compile(r"\A[0-9]{1,12}(?:\.[0-9]{1,6})?\Z")
 _SECONDS: Final = {"s": 1, "m": 60, "h": S_PER_HOUR, "d": 24 * S_PER_HOUR}
 
 

@@ -3,6 +3,11 @@
 from dataclasses import replace
 
 import pytest
+
+from dure.fleet import OwnerKind
+from dure.scheduling import explain, schedule
+from dure.scheduling.check import violations
+from dure.units import MS_PER_HOUR, UCREDIT_PER_CREDIT
 from worlds import (
     HOUR,
     NOW,
@@ -13,11 +18,6 @@ from worlds import (
     request,
     world,
 )
-
-from dure.fleet import OwnerKind
-from dure.scheduling import explain, schedule
-from dure.scheduling.check import violations
-from dure.units import MS_PER_HOUR, UCREDIT_PER_CREDIT
 
 
 def decided(given):

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-from worlds import HOUR, NOW, capacity, hours, occupation, pool, request, world
 
 from dure.errors import Reason
 from dure.fleet import OwnerKind
@@ -11,6 +10,7 @@ from dure.scheduling import schedule
 from dure.scheduling.check import violations
 from dure.scheduling.world import Plan, Wait
 from dure.units import MS_PER_HOUR
+from worlds import HOUR, NOW, capacity, hours, occupation, pool, request, world
 
 WORLD = world(
     request(1, nodes=2, gpus=8, data_class="national-core"),

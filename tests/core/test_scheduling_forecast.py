@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import pytest
-from worlds import DAY_MS, HOUR, NOW, capacity, hours, occupation, pool, request, world
 
 from dure.fleet import OwnerKind
 from dure.scheduling import explain, forecast, refusal
 from dure.units import MS_PER_HOUR, UCREDIT_PER_CREDIT
+from worlds import DAY_MS, HOUR, NOW, capacity, hours, occupation, pool, request, world
 
 SK = pool("sk-h200", owner=OwnerKind.OPERATOR)
 

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds import HOUR, NOW, hours, occupation, pool, request, shuffled, world, worlds
 
 from dure.scheduling import explain, forecast, refusal, schedule
 from dure.scheduling.check import violations
 from dure.scheduling.order import in_order
 from dure.scheduling.world import Occupation
 from dure.units import MS_PER_HOUR
+from worlds import HOUR, NOW, hours, occupation, pool, request, shuffled, world, worlds
 
 EXAMPLES = settings(max_examples=120, deadline=None)
 
