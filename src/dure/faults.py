@@ -12,7 +12,7 @@ import signal
 CRASH_AT = "DURE_CRASH_AT"
 
 
-def crash_point(name: str) -> None:
-    """Dies here when the environment names this point."""
-    if os.environ.get(CRASH_AT) == name:
+def crash_point(name: str, *, when: bool = True) -> None:
+    """Dies here when the environment names this point; `when` passes by what does not matter."""
+    if when and os.environ.get(CRASH_AT) == name:
         os.kill(os.getpid(), signal.SIGKILL)

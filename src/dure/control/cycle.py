@@ -67,18 +67,19 @@ def tick(control: Control, scenario: Scenario, now_ms: int) -> Report:
         news = _observe(connection, moment)
         # 2 settle: ends go to the ledger, in the same transaction as the task's change of state
         happened = sum(_settle(connection, observed, now_ms) for observed in news)
-        crash_point("cycle.before-settled")
-    crash_point("cycle.settled")
+        crash_point("cycle.before-settled", when=happened > 0)
+    crash_point("cycle.settled", when=happened > 0)
     # 3 order and 4 place: state in, decisions with reasons out
     with control.database.read() as connection:
         world = snapshot(connection, moment)
     plan = schedule(world)
     found = violations(world, plan)
-    crash_point("cycle.planned")
+    crash_point("cycle.planned", when=bool(plan.placements))
     # 5 commit: compare and set; a plan with a fault in it is not carried out at all
     with control.database.write() as connection:
         committed = commit(connection, Plan() if found else plan, moment, control.new_attempt_id)
-    crash_point("cycle.committed")
+        crash_point("cycle.before-committed", when=committed.placed > 0)
+    crash_point("cycle.committed", when=committed.placed > 0)
     # 6 act: what each agent should now run is what was committed; it is told at its next sync.
     # What runs on past its walltime and grace is ordered to stop.
     with control.database.write() as connection:

@@ -45,7 +45,7 @@ def sync(service: Service, principal: Principal, report: SyncRequest) -> SyncRep
         orders = tuple(_order(connection, attempt) for attempt in open_attempts)
         named = [a.attempt_id for a in report.attempts]
         known = attempts.known(connection, named)
-        crash_point("sync.before-commit")
+        crash_point("sync.before-commit", when=bool(named))
     service.wake()
     return SyncReply(
         orders=orders,
