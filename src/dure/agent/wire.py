@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
-from dure.engines import EngineEnd, Phase, PoolReport
-from dure.jobs import Notice
+from dure.engines import EngineEnd, Launch, Phase, PoolReport
 from dure.text import SHA256, check_relative_path, check_text, shown
 from dure.units import INT64_MAX
 
@@ -106,25 +105,18 @@ class Wish(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """An attempt that should exist. Its secrets are fetched apart, when it is first launched."""
+class Order(Launch):
+    """An attempt that should exist: what to launch, whose it is, and its files.
 
-    attempt_id: str
+    Its `env` is without secrets: those are fetched apart, when it is first launched.
+    """
+
     wish: Wish
     job_id: str
     job_name: str
     task_index: int
     attempt_number: int
     project: str
-    pool_id: str
-    nodes: tuple[int, ...]
-    gpus_per_node: int
-    walltime_s: int
-    notice: Notice
-    grace_s: int
-    command: tuple[str, ...]
-    script: str | None
-    env: dict[str, str]
     workdir: Manifest | None
     checkpoint_dir: str | None
     checkpoint: Manifest | None

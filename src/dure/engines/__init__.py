@@ -48,7 +48,8 @@ class Launch:
     command: tuple[str, ...]
     script: str | None
     env: dict[str, str]
-    """The user's variables and secrets, and Dure's own DURE_ ones; the engine adds the ranks'."""
+    """The user's variables; besides, at an engine, their secrets and Dure's own DURE_ ones. The
+    engine adds the ranks'."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
