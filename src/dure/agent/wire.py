@@ -108,7 +108,8 @@ class Wish(StrEnum):
 class Order(Launch):
     """An attempt that should exist: what to launch, whose it is, and its files.
 
-    Its `env` is without secrets: those are fetched apart, when it is first launched.
+    Its `env` is without secrets: those are fetched apart, when it is first launched. Once the site
+    reports the attempt, `workdir` and `checkpoint` are left out.
     """
 
     wish: Wish

@@ -18,6 +18,8 @@ from dure.service import Service
 from dure.service import sites as site_service
 
 CYCLE_AGE_S_MAX = 60.0
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""What a label may say: any other word that a caller makes up would be a series of its own."""
 ROUTERS = (jobs.router, people.router, accounts.router, sites.router)
 
 
@@ -52,9 +54,10 @@ def create_app(service: Service, metrics: Metrics, pulse: Pulse) -> FastAPI:
     app.openapi = document  # type: ignore[method-assign]  # FastAPI's own way to extend it
 
     @app.get("/healthz", tags=["operation"])
-    def healthz() -> dict[str, str]:
-        """Whether requests are answered and the control loop goes round."""
+    def healthz(response: Response) -> dict[str, str]:
+        """Whether requests are answered and the control loop goes round; 503 where it does not."""
         if pulse.age_s > CYCLE_AGE_S_MAX:
+            response.status_code = 503
             return {"status": "stalled", "version": __version__}
         return {"status": "ok", "version": __version__}
 
@@ -69,7 +72,8 @@ def create_app(service: Service, metrics: Metrics, pulse: Pulse) -> FastAPI:
         request: Request, call_next: Callable[[Request], Awaitable[Response]]
     ) -> Response:
         response = await call_next(request)
-        metrics.requests.labels(request.method, _route(request), response.status_code).inc()
+        method = request.method if request.method in METHODS else "other"
+        metrics.requests.labels(method, _route(request), response.status_code).inc()
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -12,6 +12,7 @@ from dure.agent.wire import Wish
 from dure.allocations import Allocation, BudgetUnit
 from dure.control.snapshot import Moment
 from dure.errors import RefusedError
+from dure.jobs import occupied_ms
 from dure.life import Event, State, step
 from dure.scheduling.world import Placement, Plan, Wait
 from dure.store import attempts, events, jobs, projects
@@ -48,8 +49,7 @@ def commit(
         except RefusedError:
             continue  # the ledger has less left than the plan saw
         placed += 1
-    for wait in plan.waits:
-        _keep_reason(connection, wait, moment.now_ms)
+    _keep_reasons(connection, plan.waits, moment.now_ms)
     return Committed(placed=placed, dropped=len(plan.placements) - placed)
 
 
@@ -71,6 +71,7 @@ def _attempt(
         allocation=allocation.id,
         hold=placement.hold,
         hold_gpu_ms=placement.hold_gpu_ms,
+        occupied_ms=occupied_ms(task.spec.walltime_s, task.spec.grace_s),
         factors=metering.factors(
             moment.scenario.tariff,
             pool.gpu_model,
@@ -115,18 +116,21 @@ def _open(
     jobs.refresh_state(connection, task.job, now_ms)
 
 
-def _keep_reason(connection: Connection, wait: Wait, now_ms: int) -> None:
-    """Keep why a task waits; a new kind of reason is also an event."""
-    task = jobs.task(connection, wait.task_id)
-    if task.state is not State.QUEUED or task.reason == wait.reason:
-        return
-    jobs.set_reason(connection, task.id, wait.reason)
-    if task.reason is None or task.reason.code != wait.reason.code:
-        happening = Happening(
-            project=task.project,
-            job=task.job,
-            reason=wait.reason,
-            task=task.id,
-            state=task.state,
-        )
-        events.write(connection, happening, now_ms)
+def _keep_reasons(connection: Connection, waits: Sequence[Wait], now_ms: int) -> None:
+    """Keep why tasks wait; a new kind of reason is also an event."""
+    kept = jobs.queued_reasons(connection)
+    for wait in waits:
+        if wait.task_id not in kept or kept[wait.task_id] == wait.reason:
+            continue
+        before = kept[wait.task_id]
+        jobs.set_reason(connection, wait.task_id, wait.reason)
+        if before is None or before.code != wait.reason.code:
+            task = jobs.task(connection, wait.task_id)
+            happening = Happening(
+                project=task.project,
+                job=task.job,
+                reason=wait.reason,
+                task=task.id,
+                state=task.state,
+            )
+            events.write(connection, happening, now_ms)

@@ -18,7 +18,6 @@ from dure.control.snapshot import Moment, snapshot
 from dure.control.transition import advance
 from dure.errors import Reason
 from dure.faults import crash_point
-from dure.jobs import occupied_ms
 from dure.life import State
 from dure.scenario import Scenario
 from dure.scheduling import schedule
@@ -107,11 +106,12 @@ def _observe(connection: Connection, moment: Moment) -> list[Observed]:
         )
         for site in sites.all_sites(connection)
     }
+    states = jobs.live_states(connection)
     never = Heard(received_ms=moment.up_since_ms, answered_ms=0, attempts={})
     return [
         observe(
             attempt,
-            jobs.task(connection, attempt.task).state,
+            states[attempt.task],
             heard.get(attempt.cluster, never),
             moment.settings,
             moment.now_ms,
@@ -151,13 +151,11 @@ def _stop_overdue(connection: Connection, moment: Moment) -> int:
     for attempt in attempts.open_attempts(connection):
         if attempt.wish is Wish.STOP or attempt.started_ms is None:
             continue
-        spec = jobs.spec_of(connection, attempt.job)
-        limit_ms = occupied_ms(spec.walltime_s, spec.grace_s) + margin_ms
-        if moment.now_ms - attempt.started_ms <= limit_ms:
+        if moment.now_ms - attempt.started_ms <= attempt.occupied_ms + margin_ms:
             continue
         attempts.change(connection, attempt.id, wish=Wish.STOP)
         happening = Happening(
-            project=spec.project,
+            project=jobs.spec_of(connection, attempt.job).project,
             job=attempt.job,
             task=attempt.task,
             attempt=attempt.id,

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from dure.allocations import Allocation
 from dure.engines import PoolReport
 from dure.fleet import Pool
-from dure.jobs import END_SLACK_S, JobSpec, occupied_ms
+from dure.jobs import END_SLACK_S, JobSpec
 from dure.scenario import Scenario
 from dure.scheduling.world import AllocationState, Occupation, PoolState, Request, World
 from dure.settings import Settings
@@ -68,7 +68,6 @@ def world(
     """The world with these requests, their allocations, and `also` some others by id."""
     reported = {site.cluster: site for site in sites.all_sites(connection)}
     open_attempts = attempts.open_attempts(connection)
-    specs = {job: jobs.spec_of(connection, job) for job in {a.job for a in open_attempts}}
     names = {r.allocation for r in requests} | {a.allocation for a in open_attempts} | {*also}
     states = [
         _pool_state(pool, reported.get(pool.cluster_id), moment)
@@ -78,7 +77,7 @@ def world(
         now_ms=moment.now_ms,
         pools=tuple(state for state, _ in states),
         occupations=(
-            *(_occupation(a, specs[a.job], moment.now_ms) for a in open_attempts),
+            *(_occupation(a, moment.now_ms) for a in open_attempts),
             *(occupation for _, offline in states for occupation in offline),
         ),
         requests=tuple(requests),
@@ -162,13 +161,13 @@ def _offline(pool: Pool, node: int, slots: int) -> Occupation:
     )
 
 
-def _occupation(attempt: Attempt, spec: JobSpec, now_ms: int) -> Occupation:
+def _occupation(attempt: Attempt, now_ms: int) -> Occupation:
     """An attempt may keep its GPUs for walltime and grace; one that is overdue, for a moment yet.
 
     One that has not started yet may do so now at the earliest.
     """
     begun_ms = attempt.started_ms if attempt.started_ms is not None else now_ms
-    ends_ms = begun_ms + occupied_ms(spec.walltime_s, spec.grace_s)
+    ends_ms = begun_ms + attempt.occupied_ms
     return Occupation(
         attempt_id=attempt.id,
         task_id=attempt.task,

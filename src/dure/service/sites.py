@@ -42,15 +42,18 @@ def sync(service: Service, principal: Principal, report: SyncRequest) -> SyncRep
         running = [a.id for a in open_attempts if a.wish is Wish.RUN]
         until_ms = now_ms + service.settings.lease_s * MS_PER_S
         attempts.extend_leases(connection, running, until_ms)
-        orders = tuple(_order(connection, attempt) for attempt in open_attempts)
-        named = [a.attempt_id for a in report.attempts]
+        named = {a.attempt_id for a in report.attempts}
+        orders = tuple(
+            _order(connection, attempt, files_too=attempt.id not in named)
+            for attempt in open_attempts
+        )
         known = attempts.known(connection, named)
         crash_point("sync.before-commit", when=bool(named))
     service.wake()
     return SyncReply(
         orders=orders,
-        closed=tuple(a for a in named if a in known and known[a] == (cluster, True)),
-        strangers=tuple(a for a in named if a not in known or known[a][0] != cluster),
+        closed=tuple(a for a in sorted(named) if a in known and known[a] == (cluster, True)),
+        strangers=tuple(a for a in sorted(named) if a not in known or known[a][0] != cluster),
         lease_s=service.settings.lease_s,
         interval_s=service.settings.sync_interval_s,
     )
@@ -85,7 +88,8 @@ def _brought(connection: Connection, project: str, manifest: Manifest | None) ->
     return Manifest(tuple(f for f in manifest.files if f.sha256 not in lacking))
 
 
-def _order(connection: Connection, attempt: Attempt) -> Order:
+def _order(connection: Connection, attempt: Attempt, *, files_too: bool) -> Order:
+    """An order; one that its site has carried out already needs no files any more."""
     task = jobs.task(connection, attempt.task)
     spec = task.spec
     return Order(
@@ -105,9 +109,9 @@ def _order(connection: Connection, attempt: Attempt) -> Order:
         command=spec.command,
         script=spec.script,
         env=spec.env or {},
-        workdir=_manifest(connection, spec.workdir),
+        workdir=_manifest(connection, spec.workdir) if files_too else None,
         checkpoint_dir=spec.checkpoint.dir if spec.checkpoint else None,
-        checkpoint=_manifest(connection, task.checkpoint),
+        checkpoint=_manifest(connection, task.checkpoint) if files_too else None,
         outputs_dir=spec.outputs,
     )
 
@@ -138,17 +142,23 @@ def secrets_of(service: Service, principal: Principal, attempt_id: str) -> dict[
         return secrets.read(connection, service.vault, attempt.job)
 
 
-def attempt_file(service: Service, principal: Principal, attempt_id: str, sha256: str) -> Path:
-    """Where a content is that an open attempt starts from, or has brought itself."""
+def attempt_file(
+    service: Service, principal: Principal, attempt_id: str, sha256: str, *, to_read: bool
+) -> Path:
+    """Where a content is that an open attempt starts from.
+
+    A site may also ask whether the project has a content, so as not to bring it twice; to read it,
+    knowing its digest is not enough (I12: it may be of a class that must not go there).
+    """
     with service.database.read() as connection:
-        attempt = own_attempt(connection, principal, attempt_id)
+        attempt = own_attempt(connection, principal, attempt_id, is_open=True)
         task = jobs.task(connection, attempt.task)
         trees = (
             _manifest(connection, task.spec.workdir),
             _manifest(connection, task.checkpoint),
         )
         named = any(f.sha256 == sha256 for tree in trees if tree for f in tree.files)
-        own = not files.missing(connection, task.project, [sha256])
+        own = not to_read and not files.missing(connection, task.project, [sha256])
     if not (named or own) or not service.blobs.has(sha256):
         raise NotFoundError("file", sha256)
     return service.blobs.path(sha256)

@@ -36,6 +36,8 @@ class Attempt:
     allocation: str
     hold: int
     hold_gpu_ms: int
+    occupied_ms: int
+    """The longest that it keeps its GPUs once it has started."""
     factors: Factors
     placed: Reason
     wish: Wish
@@ -69,6 +71,7 @@ def open_attempt(connection: Connection, attempt: Attempt) -> None:
             allocation=attempt.allocation,
             hold=attempt.hold,
             hold_gpu_ms=attempt.hold_gpu_ms,
+            occupied_ms=attempt.occupied_ms,
             factors=codec.adapter(Factors).dump_python(attempt.factors, mode="json"),
             reason_code=attempt.placed.code,
             reason=attempt.placed.sentence,
@@ -112,6 +115,7 @@ def _attempt(row: Row[tuple[object, ...]]) -> Attempt:
         allocation=row.allocation,
         hold=row.hold,
         hold_gpu_ms=row.hold_gpu_ms,
+        occupied_ms=row.occupied_ms,
         factors=codec.adapter(Factors).validate_python(row.factors),
         placed=Reason(row.reason_code, row.reason),
         wish=Wish(row.wish),

@@ -21,7 +21,10 @@ class Blobs:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        (folder / "incoming").mkdir(parents=True, exist_ok=True, mode=0o700)
+        incoming = folder / "incoming"
+        incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for cut_off in incoming.iterdir():  # a process that was killed left them
+            cut_off.unlink()
 
     def path(self, sha256: str) -> Path:
         """Where a content is, or would be."""
@@ -113,8 +116,9 @@ class Logs:
     def append(self, attempt: str, rank: int, offset: int, data: bytes) -> int:
         """Take bytes that start at `offset` of the whole; the size afterwards.
 
-        What is here already is skipped; what would leave a gap is not taken. One agent writes one
-        attempt's logs, so there is one writer.
+        What is here already is skipped; what would leave a gap is not taken. Each byte
+        goes to its own place, so that a call that was given up and still goes on beside its
+        repetition harms nothing.
         """
         path = self.path(attempt, rank)
         size = self.size(attempt, rank)
@@ -122,7 +126,9 @@ class Logs:
         fresh = fresh[: max(0, LOG_BYTES_MAX - size)]
         if fresh:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with path.open("ab") as file:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.seek(size)
                 file.write(fresh)
         return size + len(fresh)
 

@@ -214,6 +214,24 @@ def queue(connection: Connection, now_ms: int, depth: int) -> tuple[Task, ...]:
     return tuple(_task(row) for row in connection.execute(query))
 
 
+def queued_reasons(connection: Connection) -> dict[int, Reason | None]:
+    """Why each queued task waits, as far as it was said."""
+    rows = connection.execute(
+        select(tasks.c.id, tasks.c.reason_code, tasks.c.reason).where(tasks.c.state == State.QUEUED)
+    )
+    return {
+        row.id: Reason(row.reason_code, row.reason) if row.reason_code else None for row in rows
+    }
+
+
+def live_states(connection: Connection) -> dict[int, State]:
+    """The states of all tasks with a live attempt."""
+    rows = connection.execute(
+        select(tasks.c.id, tasks.c.state).where(tasks.c.state.in_(list(LIVE)))
+    )
+    return {row.id: State(row.state) for row in rows}
+
+
 def state_counts(connection: Connection) -> dict[State, int]:
     """Tasks that have not ended, by state."""
     open_states = [state for state in State if state not in TERMINAL]

@@ -30,7 +30,8 @@ def post(connection: Connection, draft: Draft, at_ms: int) -> Journal:
     """Seal a draft onto the chain and write it, or change nothing.
 
     Raises:
-        RefusedError: `allocation-exhausted`, status 409: the allocation has less than that left.
+        RefusedError: `allocation-exhausted`, status 409: the allocation has less than that left;
+            `book-full`, status 409: a sum would not fit 64 bits.
         IntegrityError: the draft breaks the book in another way, such as a second hold.
     """
     head = connection.execute(
@@ -43,8 +44,14 @@ def post(connection: Connection, draft: Draft, at_ms: int) -> Journal:
     try:
         with connection.begin_nested():
             _write(connection, journal)
-    except IntegrityError:
+    except IntegrityError as error:
         _refuse_overdraft(connection, draft)
+        if "ck_accounts_integers" in str(error.orig):
+            raise RefusedError(
+                "book-full",
+                f"The book cannot carry {draft.allocation_id}: its sums would not fit 64 bits.",
+                status=409,
+            ) from None
         raise
     return journal
 

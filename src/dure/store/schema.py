@@ -188,6 +188,7 @@ attempts = Table(
     Column("allocation", ForeignKey("allocations.id"), nullable=False),
     Column("hold", BigInteger, nullable=False),
     Column("hold_gpu_ms", BigInteger, nullable=False),
+    Column("occupied_ms", BigInteger, nullable=False),
     Column("factors", JSON, nullable=False),
     Column("reason_code", String, nullable=False),
     Column("reason", String, nullable=False),

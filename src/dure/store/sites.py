@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from sqlalchemy import Connection, func, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
@@ -68,6 +69,12 @@ def store_report(connection: Connection, report: SyncRequest, now_ms: int) -> No
     )
 
 
+@lru_cache(maxsize=64)
+def _report(document: str) -> SyncRequest:
+    """A site repeats itself while nothing happens, so that most reports were decoded before."""
+    return codec.read(SyncRequest, document)
+
+
 def all_sites(connection: Connection) -> tuple[Site, ...]:
     """Every site that ever reported, by cluster."""
     return tuple(
@@ -75,7 +82,7 @@ def all_sites(connection: Connection) -> tuple[Site, ...]:
             cluster=row.cluster,
             received_ms=row.received_ms,
             answered_ms=row.answered_ms,
-            report=codec.read(SyncRequest, row.report),
+            report=_report(row.report),
         )
         for row in connection.execute(select(sites).order_by(sites.c.cluster))
     )

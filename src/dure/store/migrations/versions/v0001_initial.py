@@ -339,6 +339,7 @@ def upgrade() -> None:
         sa.Column("allocation", sa.String(), nullable=False),
         sa.Column("hold", sa.BigInteger(), nullable=False),
         sa.Column("hold_gpu_ms", sa.BigInteger(), nullable=False),
+        sa.Column("occupied_ms", sa.BigInteger(), nullable=False),
         sa.Column("factors", sa.JSON(), nullable=False),
         sa.Column("reason_code", sa.String(), nullable=False),
         sa.Column("reason", sa.String(), nullable=False),
