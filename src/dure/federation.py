@@ -120,6 +120,10 @@ class Federation:
         """Where a cluster's agent keeps its things."""
         return self.data / "agents" / cluster
 
+    def engine_root(self, cluster: str) -> Path:
+        """Where a cluster's local engine keeps its attempts."""
+        return self.agent_root(cluster) / "engine"
+
     def start(self) -> None:
         """Start everything; return when every site has reported.
 

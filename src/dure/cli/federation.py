@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dure.cli.demo import demo
 from dure.cli.render import console, line
 from dure.cli.shell import shell_of
 
@@ -27,6 +28,7 @@ DataOption = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Enter the commands."""
+    app.command("demo")(demo)
     app.command("up")(up)
     app.command("serve")(serve)
 

@@ -10,7 +10,7 @@ from dure.allocations import Allocation, AllocationKind, Organisation, Organisat
 from dure.client import Client
 from dure.people import Person, Role
 from dure.server import write_private
-from dure.units import MS_PER_HOUR, UCREDIT_PER_CREDIT
+from dure.units import MILLI, MS_PER_HOUR, UCREDIT_PER_CREDIT, credits_text
 from dure.views import MemberRequest, TokenRequest
 
 MONTH_MS: Final = 30 * 24 * MS_PER_HOUR
@@ -57,8 +57,8 @@ COMPANY: Final = _player(
 PLAYERS: Final = (UNIVERSITY, STARTUP, COMPANY)
 
 STARTUP_SUBSIDY_MILLI: Final = 900
-"""Korea's programme asks small firms and startups for 5 to 10 % of the market price, universities
-and institutes for nothing (the programme's notice for 2026): here the startup is charged a tenth."""
+"""Korea's programme asks small firms and startups for 5 to 10 % of the market price (heraldcorp.com
+10638855, December 2025): the startup is charged a tenth, the programme pays the rest."""
 
 
 def allocations(now_ms: int) -> tuple[Allocation, ...]:
@@ -93,6 +93,18 @@ def allocations(now_ms: int) -> tuple[Allocation, ...]:
             pool="nhn-b200",
         ),
     )
+
+
+def terms(allocation: Allocation) -> str:
+    """What an allocation is of, in words."""
+    days = (allocation.ends_ms - allocation.starts_ms) // (24 * MS_PER_HOUR)
+    if allocation.kind is AllocationKind.CAPACITY:
+        return f"{allocation.gpus} {(allocation.gpu_model or '').upper()} for {days} days"
+    held = f"{credits_text(allocation.credit_ucredit or 0)} credits for {days} days"
+    if not allocation.subsidy_milli:
+        return held
+    charged = f"{(MILLI - allocation.subsidy_milli) / MILLI:.0%}"
+    return f"{held}, charged {charged} of the price (Korea asks startups for 5 to 10 %)"
 
 
 def enrol(admin: Client, tokens: Path, now_ms: int) -> dict[str, str]:

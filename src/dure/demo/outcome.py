@@ -77,6 +77,8 @@ class Outcome:
     played: tuple[Played, ...]
     agents: tuple[tuple[str, int], ...]
     """Operators with a reporting site, and the process id of its agent."""
+    government_pools: tuple[str, ...]
+    """Pools of the scenario that the government owns."""
     jobs: tuple[JobView, ...] = ()
     refusal: Reason | None = None
     plan: Forecast | None = None
@@ -85,7 +87,6 @@ class Outcome:
     failing_log: tuple[str, ...] = ()
     secret: Secret | None = None
     books: Books | None = None
-    wall_s: float = 0.0
 
     def job(self, name: str) -> JobView | None:
         """The job of that name."""

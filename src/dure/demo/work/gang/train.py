@@ -26,8 +26,8 @@ MASTER = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
 CHECKPOINT = Path(os.environ["DURE_CHECKPOINT_DIR"], "state.npz")
 EPOCHS = int(os.environ.get("EPOCHS", "40"))
 FIRST_PACE_S = float(os.environ.get("FIRST_PACE_S", "0"))
-"""How long an epoch of the first attempt takes at least. A real one takes minutes; this one would be
-over before anybody could break a node."""
+"""How long an epoch of the first attempt takes at least: a real one takes minutes, and this one is
+over before anybody can break a node."""
 
 PIXELS, HIDDEN, CLASSES = 64, 64, 10
 SHAPES = [(PIXELS, HIDDEN), (HIDDEN,), (HIDDEN, CLASSES), (CLASSES,)]
