@@ -1,22 +1,29 @@
 """JSON in and out of the core's dataclasses, strictly: the one edge between text and values.
 
 Strict means: no string for a number, no 8.0 for 8, no `true` for 1, no field that the dataclass
-lacks. What does not fit is refused in one sentence that names the field and the value.
+lacks, no field twice. What does not fit is refused in one sentence that names the field and the
+value.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from typing import Any, Final, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, SchemaValidator
 
 from dure.errors import RefusedError
 from dure.text import shown
 
 T = TypeVar("T")
+
+ERRORS_MAX: Final = 100
+"""A body with more mistakes than this is not described: that would cost more than it helps."""
+SENTENCE_MAX: Final = 600
+FIELD_MAX: Final = 120
 
 _ADAPTERS: Final[dict[Any, TypeAdapter[Any]]] = {}
 
@@ -26,7 +33,20 @@ def adapter(type_: Any) -> TypeAdapter[Any]:
     found = _ADAPTERS.get(type_)
     if found is None:
         found = _ADAPTERS[type_] = TypeAdapter(type_)
+        _stop_at_first_bad_element(found.core_schema)
+        found.validator = SchemaValidator(found.core_schema)
     return found
+
+
+def _stop_at_first_bad_element(schema: Any) -> None:
+    """Make sequences fail fast: four million bad elements would else be four million errors."""
+    if isinstance(schema, dict):
+        if schema.get("type") in {"tuple", "list"}:
+            schema["fail_fast"] = True
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for part in schema:
+            _stop_at_first_bad_element(part)
 
 
 def encode(value: Any, type_: Any = None) -> bytes:
@@ -46,10 +66,34 @@ def decode(type_: type[T], data: str | bytes, *, what: str = "body") -> T:
         RefusedError: code `bad-input`, one sentence; `what` names the whole where no field does.
     """
     try:
-        return cast("T", adapter(type_).validate_json(data, strict=True, extra="forbid"))
+        value = adapter(type_).validate_json(data, strict=True, extra="forbid")
+        json.loads(data, object_pairs_hook=_each_once)
     except ValidationError as error:
-        details = error.errors(include_url=False, include_context=True)
-        raise RefusedError("bad-input", sentence(details, what), status=422) from None
+        raise RefusedError("bad-input", _mistakes(error, what), status=422) from None
+    except _TwiceError as error:
+        text = f"{shown(error.name)} stands twice in one object of the {what}."
+        raise RefusedError("bad-input", text, status=422) from None
+    return cast("T", value)
+
+
+class _TwiceError(Exception):
+    """A name that an object has twice; JSON leaves open which of the values counts."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> None:
+    if len({name for name, _ in pairs}) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(next(name for name in names if names.count(name) > 1))
+
+
+def _mistakes(error: ValidationError, what: str) -> str:
+    if error.error_count() > ERRORS_MAX:
+        return f"The {what} has {error.error_count():,} mistakes; it is not of the form expected."
+    return sentence(error.errors(include_url=False, include_context=True), what)
 
 
 def read(type_: type[T], data: str | bytes) -> T:
@@ -59,7 +103,10 @@ def read(type_: type[T], data: str | bytes) -> T:
 
 def sentence(details: Iterable[ErrorDetails], what: str) -> str:
     """The first thing that is wrong, as one sentence."""
-    first = min(details, key=_seriousness)
+    return _cut(_sentence(min(details, key=_seriousness), what), SENTENCE_MAX)
+
+
+def _sentence(first: ErrorDetails, what: str) -> str:
     where = _field(first["loc"]) or what
     match first["type"]:
         case "value_error":
@@ -73,10 +120,15 @@ def sentence(details: Iterable[ErrorDetails], what: str) -> str:
             return f"The {what} is not JSON: {first['ctx']['error']}."
         case "enum" | "literal_error":
             allowed = first["ctx"]["expected"].replace(" or ", ", ")
-            return f"{where} is {shown(first['input'])}; it must be one of {allowed}."
+            return f"{where} is {_value(first)}; it must be one of {allowed}."
         case _:
             expected = re.sub(r"\A(?:Input|Value) should be ", "it must be ", first["msg"])
-            return f"{where} is {shown(first['input'])}; {expected}."
+            return f"{where} is {_value(first)}; {expected}."
+
+
+def _value(error: ErrorDetails) -> str:
+    """The value as it was sent, unless it was meant as a secret: answers end up in logs."""
+    return "(not shown)" if "secrets" in error["loc"] else shown(error["input"])
 
 
 def _seriousness(error: ErrorDetails) -> int:
@@ -91,7 +143,11 @@ def _field(location: tuple[int | str, ...]) -> str:
             text += f"[{part}]"
         elif not part.startswith(("function-", "constrained-", "nullable")):
             text += f".{part}" if text else part
-    return text if text.isprintable() else shown(text)
+    return _cut(text) if text.isprintable() else shown(text)
+
+
+def _cut(text: str, limit: int = FIELD_MAX) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 7]} [...]{text[-1]}"
 
 
 def _prefix(location: tuple[int | str, ...]) -> str:
