@@ -37,7 +37,18 @@ _FILE: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/jobs", status_code=201)
+def _header(name: str, *, required: bool, pattern: str) -> dict[str, Any]:
+    """A header for the OpenAPI document; it is read and checked by hand, so as to be named."""
+    schema = {"type": "string", "pattern": pattern}
+    return {"parameters": [{"name": name, "in": "header", "required": required, "schema": schema}]}
+
+
+@router.post(
+    "/jobs",
+    status_code=201,
+    responses={200: {"model": Accepted, "description": "Repeated"}},
+    openapi_extra=_header("Idempotency-Key", required=True, pattern="^[!-~]{1,128}$"),
+)
 def submit(
     caller: Submitter,
     request: Request,
@@ -95,7 +106,12 @@ def recall(caller: Submitter, job: str) -> JobSummary:
     return service.recall(caller.service, caller.principal, job)
 
 
-@router.get("/jobs/{job}/events", responses=_EVENT_STREAM, response_class=Response)
+@router.get(
+    "/jobs/{job}/events",
+    responses=_EVENT_STREAM,
+    response_class=Response,
+    openapi_extra=_header("Last-Event-ID", required=False, pattern="^[0-9]{1,18}$"),
+)
 async def events(
     caller: Reader,
     request: Request,
@@ -117,7 +133,12 @@ async def events(
     return await streams.answer(look, after, follow=True)
 
 
-@router.get("/jobs/{job}/logs", responses=_EVENT_STREAM, response_class=Response)
+@router.get(
+    "/jobs/{job}/logs",
+    responses=_EVENT_STREAM,
+    response_class=Response,
+    openapi_extra=_header("Last-Event-ID", required=False, pattern="^[0-9]{1,18}:[0-9]{1,18}$"),
+)
 async def logs(
     caller: Reader,
     request: Request,

@@ -50,7 +50,7 @@ class Metrics:
     def cycle(self, report: Report, took_s: float) -> None:
         """Note a cycle."""
         self.cycle_s.observe(took_s)
-        self.placed.inc(report.committed.placed)
+        self.placed.inc(report.placed)
         for found in report.violations:
             self.violations.labels(found.code).inc()
         for state in State:

@@ -37,6 +37,7 @@ def document(app: FastAPI, routers: Iterable[APIRouter]) -> dict[str, Any]:
             for method in (route.methods or set()) & {"GET", "HEAD", "POST", "PUT", "DELETE"}:
                 operation = built["paths"][route.path_format].get(method.lower())
                 if operation is not None:
+                    operation["operationId"] = f"{route.name}_{method.lower()}"
                     _complete(operation, route, schemas, problem)
     built["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     app.openapi_schema = built

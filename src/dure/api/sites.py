@@ -62,15 +62,17 @@ def secrets(caller: Agent, response: Response, attempt: str) -> dict[str, str]:
     return service.secrets_of(caller.service, caller.principal, attempt)
 
 
-@router.api_route(
-    "/agent/attempts/{attempt}/blobs/{sha256}",
-    methods=["GET", "HEAD"],
-    responses=_FILE,
-    response_class=FileResponse,
+@router.get(
+    "/agent/attempts/{attempt}/blobs/{sha256}", responses=_FILE, response_class=FileResponse
 )
-def attempt_file(caller: Agent, attempt: str, sha256: str) -> FileResponse:
-    """A content that an attempt starts from."""
-    path = service.attempt_file(caller.service, caller.principal, attempt, sha256)
+@router.head(
+    "/agent/attempts/{attempt}/blobs/{sha256}", responses=_FILE, response_class=FileResponse
+)
+def attempt_file(caller: Agent, request: Request, attempt: str, sha256: str) -> FileResponse:
+    """A content that an attempt starts from; with HEAD, whether its project has it."""
+    path = service.attempt_file(
+        caller.service, caller.principal, attempt, sha256, to_read=request.method == "GET"
+    )
     return FileResponse(path, media_type="application/octet-stream")
 
 
