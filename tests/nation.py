@@ -69,6 +69,7 @@ class Nation:
         )
         self.app = create_app(self.service, Metrics(), Pulse())
         self.http = TestClient(self.app, raise_server_exceptions=False)
+        self.http.__enter__()  # one event loop for all requests, not one for each
         tokens: list[str] = []
         access.first_administrator(self.service, tokens.append)
         self.admin_token = tokens[0]
@@ -78,6 +79,7 @@ class Nation:
         self.wakes += 1
 
     def close(self) -> None:
+        self.http.__exit__()
         self.http.close()
         self.database.close()
 

@@ -72,6 +72,7 @@ def create_token(service: Service, principal: Principal, request: TokenRequest) 
     """Make a token for oneself with at most one's own scopes, or, as administrator, for anybody."""
     person = request.person or principal.person
     if person != principal.person:
+        require_scope(principal, TokenScope.ADMIN)
         require(principal, Action.MANAGE_PEOPLE)
     elif beyond := set(request.scopes) - set(principal.scopes):
         raise RefusedError(
@@ -108,6 +109,8 @@ def revoke_token(service: Service, principal: Principal, token: str) -> None:
         mine = row is not None and row.person == principal.person
         if not mine and not (row is not None and principal.may(Action.MANAGE_PEOPLE)):
             raise NotFoundError("token", token)
+        if not mine:
+            require_scope(principal, TokenScope.ADMIN)
         people.revoke_tokens(connection, service.now_ms(), token=token)
 
 
