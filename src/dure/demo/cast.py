@@ -104,7 +104,7 @@ def terms(allocation: Allocation) -> str:
     if not allocation.subsidy_milli:
         return held
     charged = f"{(MILLI - allocation.subsidy_milli) / MILLI:.0%}"
-    return f"{held}, charged {charged} of the price (Korea asks startups for 5 to 10 %)"
+    return f"{held}, charged {charged} of the price (Korea asks startups for 5 to 10%)"
 
 
 def enrol(admin: Client, tokens: Path, now_ms: int) -> dict[str, str]:

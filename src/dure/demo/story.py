@@ -164,8 +164,8 @@ class Story:
                     epoch_seen=epoch,
                 )
                 self.screen.say(
-                    f"Epoch {epoch} is checkpointed: killed node {self.broken.node} of "
-                    f"{attempt.pool} (rank {BROKEN_RANK}); the gang must come back on its own"
+                    f"Epoch {epoch} is saved: killed node {self.broken.node} of {attempt.pool}, "
+                    f"rank {BROKEN_RANK}; the gang must resume by itself"
                 )
 
     def cancel(self) -> None:
