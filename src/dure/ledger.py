@@ -133,6 +133,16 @@ def grant(allocation_id: str, unit: BudgetUnit, amount: int, key: str = "award")
     )
 
 
+def hold_id(attempt_id: str) -> str:
+    """The id of the journal that holds for an attempt: there is one at most."""
+    return f"hold/{attempt_id}"
+
+
+def close_id(attempt_id: str) -> str:
+    """The id of the journal, settle or void, that closes an attempt: there is one at most."""
+    return f"close/{attempt_id}"
+
+
 def hold_amount(unit: BudgetUnit, gpu_ms: int, factors: Factors | None) -> int:
     """What a hold for up to `gpu_ms` sets aside: never 0, so that every attempt is in the book.
 
@@ -158,7 +168,7 @@ def hold(
     """
     amount = hold_amount(unit, gpu_ms, factors)
     return Draft(
-        id=f"hold/{attempt_id}",
+        id=hold_id(attempt_id),
         kind=JournalKind.HOLD,
         allocation_id=allocation_id,
         attempt_id=attempt_id,
@@ -183,7 +193,7 @@ def settle(opened: Hold, bill: Bill) -> Draft:
     payer = used(allocation_id) if bill.charged else ABSORBED
     dispute = bill.dispute or Reason("", "")
     return Draft(
-        id=f"close/{opened.attempt_id}",
+        id=close_id(opened.attempt_id),
         kind=JournalKind.SETTLE,
         allocation_id=allocation_id,
         attempt_id=opened.attempt_id,
@@ -212,7 +222,7 @@ def settle(opened: Hold, bill: Bill) -> Draft:
 def void(opened: Hold, cause: str) -> Draft:
     """Free a hold whole: its attempt never ran."""
     return Draft(
-        id=f"close/{opened.attempt_id}",
+        id=close_id(opened.attempt_id),
         kind=JournalKind.VOID,
         allocation_id=opened.allocation_id,
         attempt_id=opened.attempt_id,

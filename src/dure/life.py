@@ -58,7 +58,7 @@ class Effect(StrEnum):
     OPEN_ATTEMPT = "open-attempt"  # attempt row, hold, desired state `run`
     STOP_ATTEMPT = "stop-attempt"  # desired state `stop`
     CLOSE_ATTEMPT = "close-attempt"  # metering, ledger, GPUs free
-    FINISH_TASK = "finish-task"  # count it in its job, free its dependants, drop its secrets
+    FINISH_TASK = "finish-task"  # its job may have ended with it: dependants, secrets
 
 
 class EndCause(StrEnum):

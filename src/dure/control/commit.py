@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
@@ -11,10 +10,11 @@ from dure import ledger, metering
 from dure.agent.wire import Wish
 from dure.allocations import Allocation, BudgetUnit
 from dure.control.snapshot import Moment
+from dure.control.transition import conclude
 from dure.errors import RefusedError
 from dure.jobs import occupied_ms
 from dure.life import Event, State, step
-from dure.scheduling.world import Placement, Plan, Wait
+from dure.scheduling.world import Placement, Wait
 from dure.store import attempts, events, jobs, projects
 from dure.store import ledger as ledger_store
 from dure.store.attempts import Attempt
@@ -23,21 +23,16 @@ from dure.store.jobs import Task
 from dure.units import MS_PER_S
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Committed:
-    """What became of a plan."""
-
-    placed: int
-    dropped: int
-
-
 def commit(
-    connection: Connection, plan: Plan, moment: Moment, new_attempt_id: Callable[[], str]
-) -> Committed:
-    """Open an attempt for each placement that still holds, and keep why the others wait."""
-    placed = 0
+    connection: Connection,
+    placements: Sequence[Placement],
+    moment: Moment,
+    new_attempt_id: Callable[[], str],
+) -> int:
+    """Open an attempt for each placement that still holds; how many did."""
+    moved = []
     allocations = {a.id: a for a in projects.find_allocations(connection)}
-    for placement in plan.placements:
+    for placement in placements:
         task = jobs.task(connection, placement.task_id)
         if task.state is not State.QUEUED:
             continue
@@ -48,9 +43,9 @@ def commit(
                 _open(connection, task, attempt, allocation, moment.now_ms)
         except RefusedError:
             continue  # the ledger has less left than the plan saw
-        placed += 1
-    _keep_reasons(connection, plan.waits, moment.now_ms)
-    return Committed(placed=placed, dropped=len(plan.placements) - placed)
+        moved.append(task.job)
+    conclude(connection, moved, moment.now_ms)
+    return len(moved)
 
 
 def _attempt(
@@ -113,10 +108,9 @@ def _open(
         state=taken.to,
     )
     events.write(connection, happening, now_ms)
-    jobs.refresh_state(connection, task.job, now_ms)
 
 
-def _keep_reasons(connection: Connection, waits: Sequence[Wait], now_ms: int) -> None:
+def keep_reasons(connection: Connection, waits: Sequence[Wait], now_ms: int) -> None:
     """Keep why tasks wait; a new kind of reason is also an event."""
     kept = jobs.queued_reasons(connection)
     for wait in waits:

@@ -6,16 +6,17 @@ The scheduler in steps 3 and 4 is the very code that a rehearsal runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final, TypeVar
 
 from sqlalchemy import Connection
 
 from dure.agent.wire import Wish
-from dure.control.commit import Committed, commit
+from dure.control.commit import commit, keep_reasons
 from dure.control.observe import Heard, Observed, observe
 from dure.control.snapshot import Moment, snapshot
-from dure.control.transition import advance
+from dure.control.transition import advance, conclude
 from dure.errors import Reason
 from dure.faults import crash_point
 from dure.life import State
@@ -25,9 +26,13 @@ from dure.scheduling.check import Violation, violations
 from dure.scheduling.world import Plan
 from dure.settings import Settings
 from dure.store import attempts, events, jobs, sites
+from dure.store.attempts import Attempt
 from dure.store.database import Database
 from dure.store.events import Happening
 from dure.units import MS_PER_S
+
+BATCH: Final = 200
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +51,8 @@ class Report:
 
     now_ms: int
     happened: int
-    committed: Committed
+    placed: int
+    dropped: int
     waiting: int
     violations: tuple[Violation, ...]
     overdue: int
@@ -55,41 +61,51 @@ class Report:
 
 def tick(control: Control, scenario: Scenario, now_ms: int) -> Report:
     """Bring the nation one step forward."""
+    database = control.database
     moment = Moment(
         now_ms=now_ms,
         up_since_ms=control.up_since_ms,
         scenario=scenario,
         settings=control.settings,
     )
-    with control.database.write() as connection:
-        # 1 observe: what the sites' latest reports, and their silence, mean for each open attempt
-        news = _observe(connection, moment)
-        # 2 settle: ends go to the ledger, in the same transaction as the task's change of state
-        happened = sum(_settle(connection, observed, now_ms) for observed in news)
-        crash_point("cycle.before-settled", when=happened > 0)
+    # 1 observe: what the sites' latest reports, and their silence, mean for each open attempt
+    with database.read() as connection:
+        heard = _hear(connection, moment)
+        open_attempts = attempts.open_attempts(connection)
+    # 2 settle: ends go to the ledger, in the same transaction as the task's change of state
+    happened = 0
+    for some in _batches(open_attempts):
+        with database.write() as connection:
+            happened += _settle(connection, some, heard, moment)
+            crash_point("cycle.before-settled", when=happened > 0)
     crash_point("cycle.settled", when=happened > 0)
     # 3 order and 4 place: state in, decisions with reasons out
-    with control.database.read() as connection:
+    with database.read() as connection:
         world = snapshot(connection, moment)
     plan = schedule(world)
-    found = violations(world, plan)
+    if found := violations(world, plan):  # a plan with a fault in it is not carried out at all
+        plan = Plan()
     crash_point("cycle.planned", when=bool(plan.placements))
-    # 5 commit: compare and set; a plan with a fault in it is not carried out at all
-    with control.database.write() as connection:
-        committed = commit(connection, Plan() if found else plan, moment, control.new_attempt_id)
-        crash_point("cycle.before-committed", when=committed.placed > 0)
-    crash_point("cycle.committed", when=committed.placed > 0)
+    # 5 commit: compare and set; what has gone stale is dropped
+    placed = 0
+    for placements in _batches(plan.placements):
+        with database.write() as connection:
+            placed += commit(connection, placements, moment, control.new_attempt_id)
+            crash_point("cycle.before-committed", when=placed > 0)
+    crash_point("cycle.committed", when=placed > 0)
     # 6 act: what each agent should now run is what was committed; it is told at its next sync.
     # What runs on past its walltime and grace is ordered to stop.
-    with control.database.write() as connection:
+    with database.write() as connection:
         overdue = _stop_overdue(connection, moment)
-    # 7 report
-    with control.database.read() as connection:
+    # 7 report: why what waits does so, and what this cycle did
+    with database.write() as connection:
+        keep_reasons(connection, plan.waits, now_ms)
         counts = jobs.state_counts(connection)
     return Report(
         now_ms=now_ms,
         happened=happened,
-        committed=committed,
+        placed=placed,
+        dropped=len(plan.placements) - placed,
         waiting=len(plan.waits),
         violations=found,
         overdue=overdue,
@@ -97,8 +113,14 @@ def tick(control: Control, scenario: Scenario, now_ms: int) -> Report:
     )
 
 
-def _observe(connection: Connection, moment: Moment) -> list[Observed]:
-    heard = {
+def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Pieces small enough that nobody waits long for the database's one write lock."""
+    for start in range(0, len(items), BATCH):
+        yield items[start : start + BATCH]
+
+
+def _hear(connection: Connection, moment: Moment) -> dict[str, Heard]:
+    return {
         site.cluster: Heard(
             received_ms=max(site.received_ms, moment.up_since_ms),
             answered_ms=site.answered_ms,
@@ -106,43 +128,41 @@ def _observe(connection: Connection, moment: Moment) -> list[Observed]:
         )
         for site in sites.all_sites(connection)
     }
-    states = jobs.live_states(connection)
+
+
+def _settle(
+    connection: Connection, some: Sequence[Attempt], heard: Mapping[str, Heard], moment: Moment
+) -> int:
+    """Write down what is new of some attempts; to how many something happened."""
     never = Heard(received_ms=moment.up_since_ms, answered_ms=0, attempts={})
-    return [
-        observe(
-            attempt,
-            states[attempt.task],
-            heard.get(attempt.cluster, never),
-            moment.settings,
-            moment.now_ms,
-        )
-        for attempt in attempts.open_attempts(connection)
-    ]
+    states = jobs.live_states(connection)
+    moved = []
+    for attempt in some:
+        if (state := states.get(attempt.task)) is None:
+            continue
+        said = heard.get(attempt.cluster, never)
+        observed = observe(attempt, state, said, moment.settings, moment.now_ms)
+        _keep_facts(connection, observed)
+        if observed.happened is not None:
+            task = jobs.task(connection, attempt.task)
+            advance(connection, task, observed.happened, moment.now_ms)
+            moved.append(attempt.job)
+    conclude(connection, moved, moment.now_ms)
+    return len(moved)
 
 
-def _settle(connection: Connection, observed: Observed, now_ms: int) -> bool:
-    """Write down what is new of an attempt; whether anything happened to it."""
+def _keep_facts(connection: Connection, observed: Observed) -> None:
+    """Write down what its site says of an attempt, where that is new."""
     attempt, report = observed.attempt, observed.report
-    if report is not None and _facts_differ(observed):
-        attempts.change(
-            connection,
-            attempt.id,
-            engine_id=report.engine_id,
-            started_ms=report.started_ms if attempt.started_ms is None else attempt.started_ms,
-        )
+    facts: dict[str, object] = {}
+    if report is not None and report.engine_id != attempt.engine_id:
+        facts["engine_id"] = report.engine_id
+    if report is not None and attempt.started_ms is None and report.started_ms is not None:
+        facts["started_ms"] = report.started_ms
     if observed.missing_since_ms != attempt.missing_since_ms:
-        attempts.change(connection, attempt.id, missing_since_ms=observed.missing_since_ms)
-    if observed.happened is None:
-        return False
-    advance(connection, jobs.task(connection, attempt.task), observed.happened, now_ms)
-    return True
-
-
-def _facts_differ(observed: Observed) -> bool:
-    report, attempt = observed.report, observed.attempt
-    assert report is not None
-    started = report.started_ms is not None and attempt.started_ms is None
-    return started or attempt.engine_id != report.engine_id
+        facts["missing_since_ms"] = observed.missing_since_ms
+    if facts:
+        attempts.change(connection, attempt.id, **facts)
 
 
 def _stop_overdue(connection: Connection, moment: Moment) -> int:

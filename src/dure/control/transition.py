@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -46,7 +47,8 @@ class Happened:
 def advance(connection: Connection, task: Task, happened: Happened, now_ms: int) -> State:
     """Move a task by one event and carry the effects out; its state afterwards.
 
-    Where the task has moved on since it was read, nothing is done.
+    Where the task has moved on since it was read, nothing is done. Whoever moves tasks calls
+    `conclude` on their jobs before the transaction ends, once for many tasks.
 
     Raises:
         ImpossibleEventError: the table has no such entry.
@@ -77,9 +79,6 @@ def advance(connection: Connection, task: Task, happened: Happened, now_ms: int)
         if attempt is not None and effect is Effect.CLOSE_ATTEMPT:
             assert taken.cause is not None
             close_attempt(connection, attempt, taken.cause, happened, now_ms)
-    job_state = jobs.refresh_state(connection, task.job, now_ms)
-    if Effect.FINISH_TASK in taken.effects and job_state in TERMINAL:
-        finish_job(connection, task.job, now_ms)
     return taken.to
 
 
@@ -170,9 +169,13 @@ def _kept(connection: Connection, manifest: Manifest | None) -> str | None:
     return codec.encode_text(manifest)
 
 
-def finish_job(connection: Connection, job: int, now_ms: int) -> None:
-    """A job has ended: drop its secrets, and let go, or cancel, what waited for it."""
-    ended = [job]
+def conclude(connection: Connection, moved: Iterable[int], now_ms: int) -> None:
+    """Bring jobs in line with their tasks. One that has ended loses its secrets, and what waited
+    for it is let go or cancelled.
+    """
+    ended = [
+        job for job in sorted(set(moved)) if jobs.refresh_state(connection, job, now_ms) in TERMINAL
+    ]
     while ended:
         done = ended.pop()
         secrets.drop(connection, done)

@@ -9,7 +9,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from dure.control.transition import Happened, advance
+from dure.control.transition import Happened, advance, conclude
 from dure.errors import NotFoundError, Reason, RefusedError
 from dure.life import TERMINAL, Event, State
 from dure.people import NATION, Action, Principal
@@ -179,6 +179,7 @@ def _move_all(
     assert number is not None
     for task in jobs.tasks_of(connection, number, states):
         advance(connection, task, Happened(event=event, reason=reason), service.now_ms())
+    conclude(connection, [number], service.now_ms())
     service.wake()
     moved = jobs.summary(connection, number)
     assert moved is not None

@@ -95,9 +95,8 @@ def open_hold(connection: Connection, attempt_id: str) -> Hold | None:
     closing = table.alias()
     seq = connection.scalar(
         select(table.c.seq).where(
-            table.c.attempt_id == attempt_id,
-            table.c.kind == JournalKind.HOLD,
-            ~exists().where(closing.c.attempt_id == attempt_id, closing.c.kind.in_(_CLOSES)),
+            table.c.id == ledger.hold_id(attempt_id),
+            ~exists().where(closing.c.id == ledger.close_id(attempt_id)),
         )
     )
     found = None if seq is None else journal(connection, seq)

@@ -6,8 +6,6 @@ most one open attempt (I2), and states are those of the one transition table.
 
 from __future__ import annotations
 
-from typing import Final
-
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -20,10 +18,9 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
-    text,
 )
 
-from dure.life import LIVE, TERMINAL, State
+from dure.life import State
 from dure.store.metadata import metadata
 
 
@@ -167,10 +164,7 @@ tasks = Table(
     CheckConstraint(_one_of("state", State), name="state"),
     sqlite_autoincrement=True,
 )
-LIVE_SQL: Final = f"state IN ({', '.join(repr(str(state)) for state in LIVE)})"
-_OPEN_SQL: Final = f"state NOT IN ({', '.join(repr(str(state)) for state in TERMINAL)})"
-Index("ix_tasks_open", tasks.c.state, tasks.c.priority.desc(), tasks.c.id,
-      sqlite_where=text(_OPEN_SQL))  # fmt: skip
+Index("ix_tasks_state", tasks.c.state, tasks.c.priority.desc(), tasks.c.id)
 
 attempts = Table(
     "attempts",

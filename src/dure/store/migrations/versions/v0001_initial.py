@@ -318,11 +318,7 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index(
-        "ix_tasks_open",
-        "tasks",
-        ["state", sa.literal_column("priority DESC"), "id"],
-        unique=False,
-        sqlite_where=sa.text("state NOT IN ('succeeded', 'failed', 'timed-out', 'cancelled')"),
+        "ix_tasks_state", "tasks", ["state", sa.literal_column("priority DESC"), "id"], unique=False
     )
     op.create_table(
         "attempts",
