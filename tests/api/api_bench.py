@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -71,3 +72,38 @@ def assert_refused(answer: httpx.Response, *, status: int | None = None) -> str:
     assert not detail.endswith(".."), detail
     assert len(detail) <= 1_500, detail
     return detail
+
+
+def cut_off(nation: Nation, method: str, path: str, token: str, piece: bytes) -> int:
+    """Send the head and one piece of a body, then hang up; the status that nobody hears."""
+    messages = [
+        {"type": "http.request", "body": piece, "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    return streamed(nation, method, path, token, iter(messages))
+
+
+def streamed(
+    nation: Nation, method: str, path: str, token: str, messages: Iterator[dict[str, Any]]
+) -> int:
+    """Put a request to the application message by message; the status of its answer."""
+    answers: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return next(messages)
+
+    async def send(message: dict[str, Any]) -> None:
+        answers.append(message)
+
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(b"authorization", token.encode()), (b"idempotency-key", b"k")],
+    }
+    portal = nation.http.portal
+    assert portal is not None
+    portal.call(nation.app, scope, receive, send)
+    return int(answers[0]["status"])

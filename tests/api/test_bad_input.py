@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_bench import assert_refused, bearer, digest, raw, submission_json
+from api_bench import (
+    assert_refused,
+    bearer,
+    cut_off,
+    digest,
+    raw,
+    streamed,
+    submission_json,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -406,28 +414,20 @@ def test_a_body_of_100_mb_is_refused_when_the_limit_is_passed(place: Place):
     piece = b" " * 2**20
     read = []
 
-    async def receive() -> dict[str, Any]:
-        read.append(len(piece))
-        return {"type": "http.request", "body": piece, "more_body": len(read) < 100}
+    def pieces() -> Iterator[dict[str, Any]]:
+        for _ in range(100):
+            read.append(len(piece))
+            yield {"type": "http.request", "body": piece, "more_body": True}
 
-    answers: list[dict[str, Any]] = []
-
-    async def send(message: dict[str, Any]) -> None:
-        answers.append(message)
-
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": "/v1/jobs",
-        "raw_path": b"/v1/jobs",
-        "query_string": b"",
-        "headers": [(b"authorization", bearer(place.lab).encode()), (b"idempotency-key", b"k")],
-    }
-    with place.nation.http as http:
-        assert http.portal is not None
-        http.portal.call(place.nation.app, scope, receive, send)
-    assert answers[0]["status"] == 413
+    status = streamed(place.nation, "POST", "/v1/jobs", bearer(place.lab), pieces())
+    assert status == 413
     assert sum(read) <= JSON_BYTES_MAX + 2 * len(piece)
+    place.assert_unchanged()
+
+
+def test_a_body_that_is_cut_off_changes_nothing(place: Place):
+    piece = TEXT[:100].encode()
+    assert cut_off(place.nation, "POST", "/v1/jobs", bearer(place.lab), piece) == 400
     place.assert_unchanged()
 
 
