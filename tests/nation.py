@@ -94,6 +94,7 @@ class Nation:
         """One control cycle; a plan that the linter faults fails the test."""
         report = tick(self.control, KOREA, self.now_ms)
         assert report.violations == ()
+        assert report.stuck == ()
         return report
 
     def pass_s(self, seconds: float) -> None:

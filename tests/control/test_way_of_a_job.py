@@ -7,11 +7,12 @@ import pytest
 from dure.agent.wire import AttemptReport, Wish
 from dure.allocations import Allocation, AllocationKind
 from dure.client import ApiError
+from dure.control.cycle import tick
 from dure.engines import EngineEnd, Phase
 from dure.jobs import Array, Checkpoint, Dependency, DependencyKind, Resources
 from dure.life import PLATFORM_RETRIES, EndCause, State
 from dure.units import MS_PER_HOUR
-from nation import DAY_MS, NOON, SETTINGS, Nation, Site, spec, submission, submit
+from nation import DAY_MS, KOREA, NOON, SETTINGS, Nation, Site, spec, submission, submit
 
 
 def test_a_job_runs_and_is_charged_for_its_gpu_time(nation: Nation, site: Site):
@@ -399,3 +400,21 @@ def test_secrets_reach_the_site_and_are_gone_when_the_job_ends(nation: Nation, s
     assert "s3cret-value" not in repr(lab.job(job)) + repr(lab.why(job))
     with nation.database.read() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM secrets").scalar() == 0
+
+
+def test_an_attempt_that_cannot_be_settled_does_not_stop_the_others(nation: Nation, site: Site):
+    lab = nation.lab()
+    broken, good = submit(lab, spec(name="broken"), spec(name="good"))
+    site.start_all()
+    with nation.database.write() as connection:
+        connection.exec_driver_sql(
+            "UPDATE attempts SET hold_gpu_ms = -1 WHERE job = ?", (int(broken[2:]),)
+        )
+    for order in list(site.orders.values()):
+        site.end(order, EngineEnd.COMPLETED, 0)
+    site.sync()
+    report = tick(nation.control, KOREA, nation.now_ms)
+
+    assert len(report.stuck) == 1
+    assert lab.job(good).summary.state is State.SUCCEEDED
+    assert lab.job(broken).summary.state is State.RUNNING

@@ -36,6 +36,11 @@ class Metrics:
             ["code"],
             registry=self.registry,
         )
+        self.stuck = Gauge(
+            "dure_attempts_stuck",
+            "Attempts that the last cycle could not settle; see the log",
+            registry=self.registry,
+        )
         self.placed = Counter("dure_placements_total", "Attempts opened", registry=self.registry)
         self.tasks = Gauge(
             "dure_tasks", "Tasks that have not ended", ["state"], registry=self.registry
@@ -51,6 +56,7 @@ class Metrics:
         """Note a cycle."""
         self.cycle_s.observe(took_s)
         self.placed.inc(report.placed)
+        self.stuck.set(len(report.stuck))
         for found in report.violations:
             self.violations.labels(found.code).inc()
         for state in State:

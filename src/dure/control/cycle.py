@@ -45,12 +45,29 @@ class Control:
     new_attempt_id: Callable[[], str]
 
 
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """An attempt that could not be settled, and what went wrong."""
+
+    attempt: str
+    fault: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What settling some attempts came to."""
+
+    happened: int
+    stuck: tuple[Stuck, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """What a cycle did, for logs and metrics."""
 
     now_ms: int
     happened: int
+    stuck: tuple[Stuck, ...]
     placed: int
     dropped: int
     waiting: int
@@ -74,9 +91,12 @@ def tick(control: Control, scenario: Scenario, now_ms: int) -> Report:
         open_attempts = attempts.open_attempts(connection)
     # 2 settle: ends go to the ledger, in the same transaction as the task's change of state
     happened = 0
+    stuck: list[Stuck] = []
     for some in _batches(open_attempts):
         with database.write() as connection:
-            happened += _settle(connection, some, heard, moment)
+            settled = _settle(connection, some, heard, moment)
+            happened += settled.happened
+            stuck += settled.stuck
             crash_point("cycle.before-settled", when=happened > 0)
     crash_point("cycle.settled", when=happened > 0)
     # 3 order and 4 place: state in, decisions with reasons out
@@ -104,6 +124,7 @@ def tick(control: Control, scenario: Scenario, now_ms: int) -> Report:
     return Report(
         now_ms=now_ms,
         happened=happened,
+        stuck=tuple(stuck),
         placed=placed,
         dropped=len(plan.placements) - placed,
         waiting=len(plan.waits),
@@ -132,23 +153,31 @@ def _hear(connection: Connection, moment: Moment) -> dict[str, Heard]:
 
 def _settle(
     connection: Connection, some: Sequence[Attempt], heard: Mapping[str, Heard], moment: Moment
-) -> int:
-    """Write down what is new of some attempts; to how many something happened."""
+) -> Settled:
+    """Write down what is new of some attempts.
+
+    One that cannot be settled, by a fault of ours, is left as it is and reported: it must not keep
+    the nation's other attempts from theirs.
+    """
     never = Heard(received_ms=moment.up_since_ms, answered_ms=0, attempts={})
     states = jobs.live_states(connection)
-    moved = []
+    moved, stuck = [], []
     for attempt in some:
         if (state := states.get(attempt.task)) is None:
             continue
         said = heard.get(attempt.cluster, never)
         observed = observe(attempt, state, said, moment.settings, moment.now_ms)
-        _keep_facts(connection, observed)
-        if observed.happened is not None:
-            task = jobs.task(connection, attempt.task)
-            advance(connection, task, observed.happened, moment.now_ms)
-            moved.append(attempt.job)
+        try:
+            with connection.begin_nested():
+                _keep_facts(connection, observed)
+                if observed.happened is not None:
+                    task = jobs.task(connection, attempt.task)
+                    advance(connection, task, observed.happened, moment.now_ms)
+                    moved.append(attempt.job)
+        except Exception as error:  # noqa: BLE001  whatever it is, it is this attempt's alone
+            stuck.append(Stuck(attempt.id, f"{type(error).__name__}: {error}"))
     conclude(connection, moved, moment.now_ms)
-    return len(moved)
+    return Settled(len(moved), tuple(stuck))
 
 
 def _keep_facts(connection: Connection, observed: Observed) -> None:

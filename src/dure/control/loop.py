@@ -65,4 +65,6 @@ class ControlLoop(threading.Thread):
             return None
         for violation in report.violations:
             _LOG.error("plan-violation", code=violation.code, sentence=violation.sentence)
+        for stuck in report.stuck:
+            _LOG.error("attempt-stuck", attempt=stuck.attempt, fault=stuck.fault)
         return report
