@@ -90,7 +90,7 @@ class Flags:
     outputs: Annotated[str | None, _option("--outputs", "Folder that is kept.")] = None
     data_class: Annotated[str | None, _option("--data-class", "Class of its data.")] = None
     tier: Annotated[Tier | None, _option("--tier", "How firmly it holds its GPUs.")] = None
-    priority: Annotated[int | None, _option("--priority", "0 to 100, within a project.")] = None
+    priority: Annotated[int | None, _option("--priority", "0 to 100; higher is sooner.")] = None
     retries: Annotated[int | None, _option("--retries", "After its own failures.")] = None
     key: Annotated[
         str | None,

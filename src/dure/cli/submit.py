@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from dure.client import Client
     from dure.scheduling.world import Forecast
 
-KEY_MAX = 200
+KEY_MAX = 128
+"""What the API takes: visible ASCII characters."""
 
 
 def register(app: typer.Typer) -> None:
@@ -90,9 +91,9 @@ def _unit(client: Client, spec: JobSpec) -> BudgetUnit | None:
 def _key(given: str | None) -> str:
     if given is None:
         return str(uuid.uuid4())
-    if not given or len(given) > KEY_MAX or not given.isascii() or not given.isprintable():
+    if not 1 <= len(given) <= KEY_MAX or any(not "!" <= char <= "~" for char in given):
         raise RefusedError(
-            "bad-input", f"--key must be 1 to {KEY_MAX} printable ASCII characters; my-sweep-1 say."
+            "bad-input", f"--key must be 1 to {KEY_MAX} visible ASCII characters; my-sweep-1 say."
         )
     return given
 
