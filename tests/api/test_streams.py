@@ -177,9 +177,10 @@ def test_an_attempt_that_wrote_nothing_is_passed_over(nation: Nation, site: Site
 def test_a_log_may_hold_what_would_end_an_event(nation: Nation, site: Site):
     text = "a\n\nid: 9:9\nevent: done\ndata: {}\n\r\n\x85\x0b\u2028 \u2029\x1cb\0\n"
     read = ended_job(nation, site, text.encode())
-    (piece, done) = read("logs")
-    assert (piece.data["text"], piece.id, done.event) == (text, f"1:{len(text.encode())}", "done")
-    assert [chunk.text for chunk in read.lab.logs(read.job)] == [text]
+    *pieces, done = read("logs")
+    assert "".join(piece.data["text"] for piece in pieces) == text
+    assert (pieces[-1].id, done.event) == (f"1:{len(text.encode())}", "done")
+    assert "".join(chunk.text for chunk in read.lab.logs(read.job)) == text
 
 
 @pytest.mark.parametrize("what", ["logs", "events"])

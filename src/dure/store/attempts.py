@@ -130,10 +130,12 @@ def _attempt(row: Row[tuple[object, ...]]) -> Attempt:
 
 def open_attempts(connection: Connection, cluster: str | None = None) -> tuple[Attempt, ...]:
     """Open attempts by id, of one cluster or of all."""
-    query = select(attempts).where(attempts.c.closed_ms.is_(None)).order_by(attempts.c.id)
+    query = select(attempts).where(attempts.c.closed_ms.is_(None))
     if cluster is not None:
         query = query.where(attempts.c.cluster == cluster)
-    return tuple(_attempt(row) for row in connection.execute(query))
+    # Sorted here: asked for an order, SQLite walks all attempts that there ever were by their id.
+    rows = sorted(connection.execute(query), key=lambda row: str(row.id))
+    return tuple(_attempt(row) for row in rows)
 
 
 def attempt_of_task(connection: Connection, task: int) -> Attempt | None:
