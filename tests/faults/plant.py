@@ -33,6 +33,26 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
+def enrol_lab(admin: Client, now_ms: int) -> str:
+    """Project `lab` with an allocation `lab-hours`; the token of its PI."""
+    admin.create_organisation(Organisation(id="org", name="org", kind=OrganisationKind.UNIVERSITY))
+    admin.create_project(Project(id="lab", organisation="org", title="lab"))
+    admin.create_person(Person(id="kim", name="kim"))
+    admin.add_member("lab", MemberRequest(person="kim", role=Role.PI))
+    admin.award(
+        Allocation(
+            id="lab-hours",
+            project="lab",
+            kind=AllocationKind.HOURS,
+            starts_ms=now_ms - MS_PER_HOUR,
+            ends_ms=now_ms + 1_000 * MS_PER_HOUR,
+            credit_ucredit=100_000 * UCREDIT_PER_CREDIT,
+        )
+    )
+    request = TokenRequest(label="t", person="kim", scopes=(TokenScope.READ, TokenScope.SUBMIT))
+    return admin.create_token(request).secret
+
+
 @dataclass
 class Plant:
     """One control plane and NHN Cloud's site, on real processes, over a folder of their own."""
@@ -100,28 +120,8 @@ class Plant:
 
     def enrol(self) -> None:
         """A project with an allocation, and a member."""
-        now_ms = time.time_ns() // 1_000_000
         with self.federation.administrator() as admin:
-            admin.create_organisation(
-                Organisation(id="org", name="org", kind=OrganisationKind.UNIVERSITY)
-            )
-            admin.create_project(Project(id="lab", organisation="org", title="lab"))
-            admin.create_person(Person(id="kim", name="kim"))
-            admin.add_member("lab", MemberRequest(person="kim", role=Role.PI))
-            admin.award(
-                Allocation(
-                    id="lab-hours",
-                    project="lab",
-                    kind=AllocationKind.HOURS,
-                    starts_ms=now_ms - MS_PER_HOUR,
-                    ends_ms=now_ms + 1_000 * MS_PER_HOUR,
-                    credit_ucredit=100_000 * UCREDIT_PER_CREDIT,
-                )
-            )
-            request = TokenRequest(
-                label="t", person="kim", scopes=(TokenScope.READ, TokenScope.SUBMIT)
-            )
-            self.token = admin.create_token(request).secret
+            self.token = enrol_lab(admin, time.time_ns() // 1_000_000)
 
     @property
     def member(self) -> Client:

@@ -11,7 +11,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from dure.errors import NotFoundError, RefusedError
-from dure.people import NATION, Action, Person, Principal, Role, RoleGrant, TokenScope
+from dure.people import MAY, NATION, Action, Person, Principal, Role, RoleGrant, TokenScope
 from dure.service import Service
 from dure.store import people
 from dure.store.people import NewTokenRow
@@ -57,8 +57,11 @@ def require_scope(principal: Principal, scope: TokenScope) -> None:
 def require(principal: Principal, action: Action, scope: str = NATION) -> None:
     """Raises RefusedError (403): for things whose existence is no secret."""
     if not principal.may(action, scope):
+        roles = ", ".join(sorted(MAY[action]))
         raise RefusedError(
-            "forbidden", f"{principal.person} may not {action.replace('-', ' ')} here.", status=403
+            "forbidden",
+            f"{principal.person} may not do this ({action}); it takes one of the roles {roles}.",
+            status=403,
         )
 
 
