@@ -28,7 +28,10 @@ router = APIRouter(prefix="/v1", tags=["jobs"])
 TaskIndex = Annotated[int, Query(ge=0, le=ARRAY_INDEX_MAX)]
 Rank = Annotated[int, Query(ge=0, le=FILES_MAX)]
 _EVENT_STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    200: {
+        "description": "Events whose data are JSON, each with an id; the event `done` ends it",
+        "content": {"text/event-stream": {}},  # OpenAPI 3.1 has no schema for single events
+    }
 }
 _FILE: dict[int | str, dict[str, Any]] = {
     200: {
