@@ -5,11 +5,13 @@ Sites are scripted: `Site` speaks the agents' own protocol and says what its tes
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
 import httpx
+from sqlalchemy import event
 from starlette.testclient import TestClient
 
 from dure import codec, scenario
@@ -38,6 +40,11 @@ KOREA = scenario.load(scenario.find("korea"))
 SETTINGS = Settings()
 
 
+def _no_power_cut(connection: sqlite3.Connection, _record: object) -> None:
+    """Tests in one process need no fsync; it is most of what a commit costs."""
+    connection.execute("PRAGMA synchronous = OFF")
+
+
 class Nation:
     """Korea's scenario on a fresh database at noon of 2026-11-23."""
 
@@ -46,6 +53,7 @@ class Nation:
         self.folder = folder
         self._ids = count(1)
         self.database = Database(folder / "dure.sqlite")
+        event.listen(self.database.engine, "connect", _no_power_cut)
         migrate(self.database)
         with self.database.write() as connection:
             sites.load_scenario(connection, KOREA, self.now_ms)

@@ -106,9 +106,11 @@ def test_a_pages_length_has_bounds(nation: Nation, limit: int):
 # ---- usage and the ledger ------------------------------------------------------------------------
 
 
-@pytest.fixture
-def used(nation: Nation, site: Site) -> Client:
-    """Seven closed attempts, several of them closed in the same millisecond."""
+@pytest.fixture(scope="module")
+def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nation]:
+    """A nation with seven closed attempts, several of them closed in the same millisecond."""
+    nation = Nation(tmp_path_factory.mktemp("pages"))
+    site = Site(nation)
     lab = nation.lab()
     for number in (3, 1, 3):
         more(lab, number)
@@ -117,7 +119,14 @@ def used(nation: Nation, site: Site) -> Client:
         for order in site.orders.values():
             site.end(order, EngineEnd.COMPLETED, 0)
         site.round()
-    return lab
+    yield nation
+    nation.close()
+
+
+@pytest.fixture(scope="module")
+def used(office: Nation) -> Client:
+    """The member whose attempts they are."""
+    return office.client(office.token("lab-member"))
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 100])
@@ -144,28 +153,28 @@ def test_usage_of_a_job_is_its_own(used: Client):
 @pytest.mark.parametrize(
     "after", ["", "x", "1", "1.", ".a", "-1.a", "1.A", "1.a\n", "9" * 19 + ".a"]
 )
-def test_a_bad_usage_cursor_is_refused(nation: Nation, after: str):
+def test_a_bad_usage_cursor_is_refused(used: Client, after: str):
     with pytest.raises(ApiError, match="is not a cursor"):
-        nation.lab().usage(after=after)
+        used.usage(after=after)
 
 
 @pytest.mark.parametrize("limit", [1, 3, 500])
-def test_the_ledger_is_read_whole_page_by_page(nation: Nation, used: Client, limit: int):
+def test_the_ledger_is_read_whole_page_by_page(office: Nation, limit: int):
     found, after = [], 0
-    while page := nation.admin.journals(after=after, limit=limit):
+    while page := office.admin.journals(after=after, limit=limit):
         found += page
         after = page[-1].seq
     assert [journal.seq for journal in found] == list(range(1, len(found) + 1))
     assert len(found) == 1 + 2 * 7
-    assert tuple(found) == tuple(nation.admin.all_journals())
+    assert tuple(found) == tuple(office.admin.all_journals())
 
 
-def test_statement_and_usage_say_the_same(nation: Nation, used: Client):
+def test_statement_and_usage_say_the_same(office: Nation, used: Client):
     (line,) = used.statement(project="lab").lines
     usage = used.usage().lines
     assert (line.attempts, line.gpu_ms) == (7, sum(one.gpu_ms for one in usage))
     assert line.charge == sum(one.charge for one in usage)
-    (theirs,) = nation.admin.statement(operator="nhn-cloud").lines
+    (theirs,) = office.admin.statement(operator="nhn-cloud").lines
     assert theirs == line
 
 
@@ -197,7 +206,7 @@ def plans(nation: Nation, read) -> list[str]:
 @pytest.mark.parametrize("state", [None, State.RUNNING])
 @pytest.mark.parametrize("of_projects", [None, ("lab",), ("lab", "other")])
 def test_a_page_of_jobs_is_read_along_an_index(
-    nation: Nation,
+    office: Nation,
     of_projects: tuple[str, ...] | None,
     state: State | None,
     before: int | None,
@@ -205,7 +214,7 @@ def test_a_page_of_jobs_is_read_along_an_index(
     def read(connection):
         jobs.page(connection, of_projects=of_projects, state=state, before=before, limit=50)
 
-    for detail in plans(nation, read):
+    for detail in plans(office, read):
         assert "TEMP B-TREE" not in detail
         # without a condition, SQLite walks the table backwards by its key and stops at the limit
         unconditional = of_projects is None and state is None
@@ -216,20 +225,20 @@ def test_a_page_of_jobs_is_read_along_an_index(
 @pytest.mark.parametrize(
     "wanted", [UsageFilter(job=1), UsageFilter(of_projects=("lab",)), UsageFilter()]
 )
-def test_usage_joins_by_keys(nation: Nation, wanted: UsageFilter):
-    details = plans(nation, lambda c: attempts.usage(c, wanted, (10**12, "a"), 100))
+def test_usage_joins_by_keys(office: Nation, wanted: UsageFilter):
+    details = plans(office, lambda c: attempts.usage(c, wanted, (10**12, "a"), 100))
     assert details
     for detail in details:
         assert not re.match(r"SCAN (jobs|tasks|allocations)\b", detail), detail
 
 
-def test_what_a_cycle_reads_does_not_grow_with_what_has_ended(nation: Nation):
+def test_what_a_cycle_reads_does_not_grow_with_what_has_ended(office: Nation):
     def read(connection):
-        jobs.queue(connection, nation.now_ms, 100)
+        jobs.queue(connection, office.now_ms, 100)
         attempts.open_attempts(connection)
         attempts.open_attempts(connection, "nhn-national")
 
-    details = plans(nation, read)
+    details = plans(office, read)
     assert len(details) >= 3
     assert not any("TEMP B-TREE" in detail for detail in details)
     for detail in details:
