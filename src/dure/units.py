@@ -132,6 +132,22 @@ def ucredit_from_text(text: str) -> int:
     return int(Fraction(text) * UCREDIT_PER_CREDIT)
 
 
-def gpu_hours_text(gpu_ms: int) -> str:
-    """GPU-milliseconds as GPU-hours with four decimals."""
-    return f"{gpu_ms / MS_PER_HOUR:,.4f}"
+def gpu_time_text(gpu_ms: int) -> str:
+    """GPU time with its unit: `8.0000 GPU-h`; below 0.01 GPU-h, `30.2 GPU-s`; `0 GPU-h`.
+
+    A time that is not zero never reads as zero: up to 0.05 GPU-s is `<0.1 GPU-s`.
+    """
+    size = abs(gpu_ms)
+    sign = "-" if gpu_ms < 0 else ""
+    if size == 0:
+        return "0 GPU-h"
+    if size >= MS_PER_HOUR // 100:
+        return f"{sign}{_decimal(Fraction(size, MS_PER_HOUR), 4)} GPU-h"
+    if size <= 50:  # ms, which one decimal would round to nothing
+        return f"{sign}<0.1 GPU-s"
+    return f"{sign}{_decimal(Fraction(size, MS_PER_S), 1)} GPU-s"
+
+
+def _decimal(value: Fraction, decimals: int) -> str:
+    whole, part = divmod(round_half_even(value * 10**decimals), 10**decimals)
+    return f"{whole:,}.{part:0{decimals}d}"

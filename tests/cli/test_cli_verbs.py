@@ -254,7 +254,8 @@ def test_usage_and_statement(dure, plane):
     )  # fmt: skip
     plane.on("GET", "/v1/statement", Statement(from_ms=0, until_ms=NOW_MS, lines=(sums,)))
     done = dure("statement", "--from", "2027-01-01", "--project", "vision")
-    assert "1.0000" in done.out
+    assert "1.0000 GPU-h" in done.out
+    assert "0 GPU-h" in done.out
     assert "in dispute" in done.out
     assert plane.one("GET", "/v1/statement").query == {
         "project": "vision",

@@ -77,8 +77,8 @@ REFUSED = {
         request(gpus=8, allocation="cap"),
         explain.ALLOCATION_TOO_SMALL,
         (
-            "Asks for up to 8.0000 GPU-hours; allocation cap has 1.0000 GPU-hours left of "
-            "5,952.0000 GPU-hours."
+            "Asks for up to 8.0000 GPU-h; allocation cap has 1.0000 GPU-h left of "
+            "5,952.0000 GPU-h."
         ),
     ),
     "more GPUs than a capacity allocation has": (

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dure.units import credits_text, duration, ucredit_from_text, walltime_s_from_text
+from dure.units import (
+    credits_text,
+    duration,
+    gpu_time_text,
+    ucredit_from_text,
+    walltime_s_from_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -52,3 +58,23 @@ def test_other_credits_are_refused(text: str):
 )
 def test_durations_read_as_people_write_them(seconds: float, text: str):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("gpu_ms", "text"),
+    [
+        (0, "0 GPU-h"),
+        (1, "<0.1 GPU-s"),
+        (50, "<0.1 GPU-s"),
+        (51, "0.1 GPU-s"),
+        (30_200, "30.2 GPU-s"),
+        (35_999, "36.0 GPU-s"),
+        (36_000, "0.0100 GPU-h"),
+        (160_000, "0.0444 GPU-h"),
+        (-30_200, "-30.2 GPU-s"),
+        (5_952 * 3_600_000, "5,952.0000 GPU-h"),
+        (2**63 - 1, "2,562,047,788,015.2155 GPU-h"),
+    ],
+)
+def test_gpu_time_that_is_not_zero_does_not_read_as_zero(gpu_ms: int, text: str):
+    assert gpu_time_text(gpu_ms) == text

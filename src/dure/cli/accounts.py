@@ -15,7 +15,7 @@ from dure.cli.values import instant_ms, milli, refusing
 from dure.draft import gpu_model_from_text
 from dure.errors import RefusedError
 from dure.text import shown
-from dure.units import gpu_hours_text, ucredit_from_text
+from dure.units import gpu_time_text, ucredit_from_text
 from dure.views import AllocationView, Statement, UsagePage
 
 if TYPE_CHECKING:
@@ -255,13 +255,13 @@ def _show_usage(to: Console, page: UsagePage) -> None:
             f"{one.operator}/{one.gpu_model}",
             instant(one.ended_ms),
             one.cause,
-            gpu_hours_text(one.gpu_ms),
+            gpu_time_text(one.gpu_ms),
             "absorbed" if one.absorbed else amount(one.charge, one.unit),
         )
         for one in page.lines
     ]
-    columns = ("job", "task", "where", "ended", "cause", "GPU-h", "charge")
-    to.print(table(columns, rows, right={"task", "GPU-h", "charge"}))
+    columns = ("job", "task", "where", "ended", "cause", "GPU time", "charge")
+    to.print(table(columns, rows, right={"task", "GPU time", "charge"}))
     if page.next:
         line(to, f"More: --after {page.next}")
 
@@ -274,14 +274,14 @@ def _show_statement(to: Console, sums: Statement) -> None:
             one.allocation,
             f"{one.operator}/{one.gpu_model}",
             one.attempts,
-            gpu_hours_text(one.gpu_ms),
-            gpu_hours_text(one.absorbed_gpu_ms),
+            gpu_time_text(one.gpu_ms),
+            gpu_time_text(one.absorbed_gpu_ms),
             amount(one.charge, one.unit),
         )
         for one in sums.lines
     ]
-    columns = ("project", "allocation", "where", "runs", "GPU-h", "absorbed", "charge")
-    to.print(table(columns, rows, right={"runs", "GPU-h", "absorbed", "charge"}))
+    columns = ("project", "allocation", "where", "runs", "GPU time", "absorbed", "charge")
+    to.print(table(columns, rows, right={"runs", "GPU time", "absorbed", "charge"}))
     if disputed := sum(one.disputed for one in sums.lines):
         line(to, f"{disputed} of these attempts are in dispute.")
 

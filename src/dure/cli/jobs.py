@@ -10,7 +10,7 @@ import typer
 from dure.cli.render import amount, emit, instant, line, plain, table
 from dure.cli.shell import Output, OutputOption, shell_of
 from dure.life import State
-from dure.units import duration, gpu_hours_text
+from dure.units import duration, gpu_time_text
 from dure.views import JobPage, JobSummary, JobView, TaskView, Why
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def _facts(view: JobView, now_ms: int) -> Table:
         ("accepted", instant(job.accepted_ms)),
         ("ended", instant(job.ended_ms)),
         ("waited", _waited(job, view.tasks, now_ms)),
-        ("used", f"{gpu_hours_text(view.gpu_ms)} GPU-h, charged {amount(view.charge, view.unit)}"),
+        ("used", f"{gpu_time_text(view.gpu_ms)}, charged {amount(view.charge, view.unit)}"),
     ]
     made = table(("", ""), facts)
     made.show_header = False

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from dure.allocations import BudgetUnit
 from dure.cli.shell import Output, Shell
-from dure.units import credits_text, gpu_hours_text, iso
+from dure.units import credits_text, gpu_time_text, iso
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,7 +76,7 @@ def amount(value: int | None, unit: BudgetUnit) -> str:
         return "-"
     if unit is BudgetUnit.UCREDIT:
         return f"{credits_text(value)} credits"
-    return f"{gpu_hours_text(value)} GPU-h"
+    return gpu_time_text(value)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from dure.demo.outcome import FAILING, GANG, NATIONAL, SWEEP, Books, Outcome
 from dure.life import EndCause, State
 from dure.policy import EXCLUDED_BY_RULE
 from dure.scheduling.explain import ALLOCATION_TOO_SMALL
-from dure.units import gpu_hours_text
+from dure.units import gpu_time_text
 from dure.views import AttemptView, JobView
 
 OPERATORS_MIN: Final = 4
@@ -231,8 +231,8 @@ def _usage(outcome: Outcome) -> Judged:
     listed = sum(line.gpu_ms for line in outcome.books.usage)
     posted = outcome.books.posted_gpu_ms
     seen = (
-        f"posted {gpu_hours_text(posted)}, listed {gpu_hours_text(listed)}, "
-        f"metered {gpu_hours_text(metered)} GPU-h over {len(attempts)} attempts"
+        f"posted {gpu_time_text(posted)}, listed {gpu_time_text(listed)}, "
+        f"metered {gpu_time_text(metered)} over {len(attempts)} attempts"
     )
     ok = posted == listed == metered > 0 and len(attempts) == len(outcome.books.usage)
     return ok, seen

@@ -14,7 +14,7 @@ from dure.allocations import Allocation, BudgetUnit
 from dure.errors import Reason
 from dure.jobs import Resources
 from dure.scheduling.world import Request
-from dure.units import credits_text, duration, gpu_hours_text, iso
+from dure.units import credits_text, duration, gpu_time_text, iso
 
 # A task starts.
 PLACED: Final = "placed"
@@ -101,7 +101,7 @@ def amount(value: int, unit: BudgetUnit) -> str:
     """A budget's amount as people read it."""
     if unit is BudgetUnit.UCREDIT:
         return f"{credits_text(value)} credits"
-    return f"{gpu_hours_text(value)} GPU-hours"
+    return gpu_time_text(value)
 
 
 def shape(asked: Resources) -> str:

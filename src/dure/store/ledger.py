@@ -20,7 +20,7 @@ from dure.errors import RefusedError
 from dure.journal import GENESIS, Draft, Journal, JournalKind, canonical, from_record, seal
 from dure.ledger import Balance, Hold
 from dure.store import ledger_schema as schema
-from dure.units import credits_text, gpu_hours_text
+from dure.units import credits_text, gpu_time_text
 
 PAGE: Final = 1_000
 _CLOSES: Final = (JournalKind.SETTLE, JournalKind.VOID)
@@ -173,7 +173,7 @@ def _refuse_overdraft(connection: Connection, draft: Draft) -> None:
 def _amount(amount: int, unit: BudgetUnit) -> str:
     if unit == BudgetUnit.UCREDIT:
         return f"{credits_text(amount)} credits"
-    return f"{gpu_hours_text(amount)} GPU-hours"
+    return gpu_time_text(amount)
 
 
 def _records(
