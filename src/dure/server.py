@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,6 +88,11 @@ def serve(config: ServerConfig) -> None:
     Raises:
         RefusedError: the folder is in use, or was written by a newer Dure, or has no scenario.
     """
+    os.umask(0o077)  # what is kept here is nobody else's to read
+    for signal_ in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn takes these over while it serves, and raises them again once it has stopped:
+        # then there is still the loop to end and the database to close.
+        signal.signal(signal_, lambda *_: None)
     with only_one(config.data):
         database = Database(config.data / DATABASE)
         migrate(database)

@@ -26,3 +26,21 @@ class Settings:
     """After walltime and grace, how long until we order an attempt to stop ourselves."""
     queue_depth: int = 5_000
     """How many queued tasks one cycle looks at."""
+
+    def __post_init__(self) -> None:
+        for field, least, most in _BOUNDS:
+            value = getattr(self, field)
+            if not least <= value <= most:  # NaN is never between
+                raise ValueError(f"{field} is {value}; it must be from {least} to {most}")
+
+
+_BOUNDS = (
+    ("cycle_s", 0.05, 60),
+    ("sync_interval_s", 0.05, 600),
+    ("silent_after_s", 1, 3_600),
+    ("lease_s", 10, 30 * 24 * 3_600),
+    ("lease_margin_s", 1, 3_600),
+    ("missing_confirm_s", 1, 3_600),
+    ("overdue_margin_s", 1, 24 * 3_600),
+    ("queue_depth", 1, 1_000_000),
+)

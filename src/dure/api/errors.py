@@ -56,11 +56,14 @@ def install(app: FastAPI) -> None:
         return problem(error.status_code, code, f"{phrase}.", headers)
 
     @app.exception_handler(OperationalError)
-    def _busy(_request: Request, error: OperationalError) -> Response:
-        _LOG.warning("database-busy", error=str(error.orig))
+    def _no_database(_request: Request, error: OperationalError) -> Response:
+        _LOG.error("database-failed", error=str(error.orig))
         headers = {"Retry-After": str(RETRY_AFTER_S)}
-        text = "The database is busy; nothing was changed. Try again."
-        return problem(503, "database-busy", text, headers)
+        if "locked" in str(error.orig):
+            text = "The database is busy; nothing was changed. Try again."
+            return problem(503, "database-busy", text, headers)
+        text = "The database could not be used (its disk may be full); nothing was changed."
+        return problem(503, "database-failed", text, headers)
 
     @app.exception_handler(Exception)
     def _fault(request: Request, error: Exception) -> Response:

@@ -8,11 +8,10 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 
-from dure.agent.wire import FILES_MAX
 from dure.api.requests import JsonBody, Reader, Submitter, cursor, header
 from dure.api.stream import Piece, Streams
 from dure.errors import RefusedError
-from dure.jobs import ARRAY_INDEX_MAX, JobSpec
+from dure.jobs import ARRAY_INDEX_MAX, NODES_MAX, JobSpec
 from dure.life import State
 from dure.scheduling.world import Forecast
 from dure.service import jobs as service
@@ -26,7 +25,7 @@ PAGE_MAX = 500
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
 TaskIndex = Annotated[int, Query(ge=0, le=ARRAY_INDEX_MAX)]
-Rank = Annotated[int, Query(ge=0, le=FILES_MAX)]
+Rank = Annotated[int, Query(ge=0, lt=NODES_MAX)]
 _EVENT_STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Events whose data are JSON, each with an id; the event `done` ends it",

@@ -12,6 +12,7 @@ from dure.agent.wire import FILE_BYTES_MAX, FileEntry, Manifest, SyncReply, Sync
 from dure.api.jobs import _FILE
 from dure.api.requests import Agent, JsonBody, Submitter, body_pieces, read_body
 from dure.errors import NotFoundError
+from dure.jobs import NODES_MAX
 from dure.people import Action
 from dure.service import Service
 from dure.service import sites as service
@@ -21,7 +22,7 @@ from dure.views import Upload
 
 router = APIRouter(prefix="/v1", tags=["sites"])
 
-Rank = Annotated[int, Path(ge=0, le=service.RANKS_MAX)]
+Rank = Annotated[int, Path(ge=0, lt=NODES_MAX)]
 
 
 @router.post("/projects/{project}/workdirs", status_code=201, tags=["jobs"])

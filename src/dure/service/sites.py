@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -13,49 +13,90 @@ from dure.control.snapshot import world as snapshot_world
 from dure.errors import NotFoundError, RefusedError
 from dure.faults import crash_point
 from dure.fleet import FleetTotals, totals
-from dure.jobs import Notice
+from dure.jobs import NODES_MAX, Notice
 from dure.people import Action, Principal
 from dure.service import Service
 from dure.service.access import require_seen
+from dure.settings import Settings
 from dure.store import attempts, files, jobs, secrets, sites
 from dure.store.attempts import Attempt
 from dure.units import INT64_MAX, MS_PER_S
 from dure.views import PoolView, Upload
 
 LOG_PIECE_BYTES_MAX: Final = 256 * 1024
-RANKS_MAX: Final = 100_000
+_NOTES_WITHIN_PATIENCE: Final = 3
 
 
 def sync(service: Service, principal: Principal, report: SyncRequest) -> SyncReply:
     """Take a site's present in, and answer with what should be. Idempotent.
 
-    The lease starts when the request arrived, which is no sooner than when it was sent: the site's
-    own count always ends first.
+    A site that has nothing new costs no write: that it is still there is noted a few times within
+    the patience that we have with it, and leases are renewed when a tenth of them is over.
     """
     cluster = report.cluster_id
     require_seen(principal, Action.SYNC, cluster, NotFoundError("cluster", cluster))
-    now_ms = service.now_ms()
+    call = _Call(report, service.now_ms(), service.settings)
+    with service.database.read() as connection:
+        open_attempts = attempts.open_attempts(connection, cluster)
+        if _is_old_news(connection, call, open_attempts):
+            return _reply(connection, call, open_attempts)
     with service.database.write() as connection:
-        kept = _without_missing_files(connection, report)
-        sites.store_report(connection, kept, now_ms)
+        sites.store_report(connection, _without_missing_files(connection, report), call.now_ms)
         open_attempts = attempts.open_attempts(connection, cluster)
         running = [a.id for a in open_attempts if a.wish is Wish.RUN]
-        until_ms = now_ms + service.settings.lease_s * MS_PER_S
+        until_ms = call.now_ms + service.settings.lease_s * MS_PER_S
         attempts.extend_leases(connection, running, until_ms)
-        named = {a.attempt_id for a in report.attempts}
-        orders = tuple(
-            _order(connection, attempt, files_too=attempt.id not in named)
-            for attempt in open_attempts
-        )
-        known = attempts.known(connection, named)
-        crash_point("sync.before-commit", when=bool(named))
+        open_attempts = attempts.open_attempts(connection, cluster)
+        reply = _reply(connection, call, open_attempts)
+        crash_point("sync.before-commit", when=bool(report.attempts))
     service.wake()
+    return reply
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What a site said, when, and how patient we are."""
+
+    report: SyncRequest
+    now_ms: int
+    settings: Settings
+
+
+def _is_old_news(connection: Connection, call: _Call, open_attempts: tuple[Attempt, ...]) -> bool:
+    heard = sites.find(connection, call.report.cluster_id)
+    patience_ms = call.settings.silent_after_s * MS_PER_S / _NOTES_WITHIN_PATIENCE
+    if (
+        heard is None
+        or heard.report != call.report
+        or call.now_ms - heard.received_ms >= patience_ms
+    ):
+        return False
+    renew_ms = call.settings.lease_s * MS_PER_S * 9 // 10
+    return all(a.lease_until_ms - call.now_ms > renew_ms for a in _running(open_attempts))
+
+
+def _running(open_attempts: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
+    return tuple(a for a in open_attempts if a.wish is Wish.RUN)
+
+
+def _reply(connection: Connection, call: _Call, open_attempts: tuple[Attempt, ...]) -> SyncReply:
+    """What should be. No attempt is promised more of its lease than is written down; the site
+    counts from when it sent its sync, which is no later than `now_ms`, so its count ends first.
+    """
+    named = sorted({a.attempt_id for a in call.report.attempts})
+    known = attempts.known(connection, named)
+    cluster = call.report.cluster_id
+    leases = [a.lease_until_ms - call.now_ms for a in _running(open_attempts)]
+    full_ms = call.settings.lease_s * MS_PER_S
     return SyncReply(
-        orders=orders,
-        closed=tuple(a for a in sorted(named) if a in known and known[a] == (cluster, True)),
-        strangers=tuple(a for a in sorted(named) if a not in known or known[a][0] != cluster),
-        lease_s=service.settings.lease_s,
-        interval_s=service.settings.sync_interval_s,
+        orders=tuple(
+            _order(connection, attempt, files_too=attempt.id not in known)
+            for attempt in open_attempts
+        ),
+        closed=tuple(a for a in named if a in known and known[a] == (cluster, True)),
+        strangers=tuple(a for a in named if a not in known or known[a][0] != cluster),
+        lease_s=max(0, min([full_ms, *leases]) // MS_PER_S),
+        interval_s=call.settings.sync_interval_s,
     )
 
 
@@ -175,7 +216,7 @@ def append_log(
     service: Service, principal: Principal, attempt_id: str, rank: int, offset: int, data: bytes
 ) -> int:
     """Take a piece of a node's log; the size of the whole afterwards."""
-    if not (0 <= rank < RANKS_MAX and 0 <= offset <= INT64_MAX):
+    if not (0 <= rank < NODES_MAX and 0 <= offset <= INT64_MAX):
         raise RefusedError("bad-input", f"rank {rank} or offset {offset} is out of range.")
     with service.database.read() as connection:
         attempt = own_attempt(connection, principal, attempt_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, Row, func, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from dure import codec, scenario
@@ -75,14 +75,21 @@ def _report(document: str) -> SyncRequest:
     return codec.read(SyncRequest, document)
 
 
+def _site(row: Row[tuple[object, ...]]) -> Site:
+    return Site(
+        cluster=row.cluster,
+        received_ms=row.received_ms,
+        answered_ms=row.answered_ms,
+        report=_report(row.report),
+    )
+
+
 def all_sites(connection: Connection) -> tuple[Site, ...]:
     """Every site that ever reported, by cluster."""
-    return tuple(
-        Site(
-            cluster=row.cluster,
-            received_ms=row.received_ms,
-            answered_ms=row.answered_ms,
-            report=_report(row.report),
-        )
-        for row in connection.execute(select(sites).order_by(sites.c.cluster))
-    )
+    return tuple(map(_site, connection.execute(select(sites).order_by(sites.c.cluster))))
+
+
+def find(connection: Connection, cluster: str) -> Site | None:
+    """What a cluster's site last reported, or None."""
+    row = connection.execute(select(sites).where(sites.c.cluster == cluster)).one_or_none()
+    return None if row is None else _site(row)
