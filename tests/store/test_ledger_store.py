@@ -157,7 +157,7 @@ def test_a_grant_that_is_spent_cannot_be_taken_back(database):
     with database.write() as connection:
         granted = grant(connection)
         hold(connection, "j-1", 1)
-        with pytest.raises(RefusedError, match="GPU-h left; this needs"):
+        with pytest.raises(RefusedError, match="GPU-s left; this needs"):
             book.post(connection, ledger.reverse(granted, "withdrawn"), 0)
 
 
