@@ -258,8 +258,9 @@ def test_names_and_ids_hold_no_tricks(place: Place, trick: str):
     place.refuse("/v1/jobs", submission_json(dependencies=[{"kind": "afterok", "job": trick}]))
 
 
-@pytest.mark.parametrize("trick", TRICKS.values(), ids=TRICKS.keys())
-def test_the_office_is_held_to_the_same(place: Place, trick: str):
+@pytest.mark.parametrize("kind", ["trailing newline", "directive", "NUL", "override", "markup"])
+def test_the_office_is_held_to_the_same(place: Place, kind: str):
+    trick = TRICKS[kind]
     admin = place.nation.admin
     organisation = {"id": "x", "name": "X", "kind": "university"}
     project = {"id": "x", "organisation": "lab-org", "title": "X"}
@@ -503,7 +504,7 @@ NEAR = st.dictionaries(st.sampled_from(FIELDS), JUNK, max_size=3)
 
 
 @given(changes=NEAR, secrets=st.none() | JUNK)
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 def test_whatever_is_near_a_job_is_accepted_or_refused_in_a_sentence(
     place: Place, changes: dict[str, Any], secrets: Any
 ):
