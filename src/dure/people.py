@@ -122,6 +122,7 @@ class Principal:
 
     person: str
     token: str
+    expires_ms: int
     grants: tuple[RoleGrant, ...]
     scopes: tuple[TokenScope, ...]
 

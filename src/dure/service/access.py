@@ -15,7 +15,7 @@ from dure.people import MAY, NATION, Action, Person, Principal, Role, RoleGrant,
 from dure.service import Service
 from dure.store import people
 from dure.store.people import NewTokenRow
-from dure.units import MS_PER_HOUR
+from dure.units import INSTANT_MS_MAX, MS_PER_HOUR
 from dure.views import NewToken, TokenRequest, TokenView
 
 PREFIX: Final = "dure"
@@ -83,12 +83,21 @@ def create_token(service: Service, principal: Principal, request: TokenRequest) 
             f"A token for {min(beyond)} cannot be made with one that is not for it.",
             status=403,
         )
+    not_after_ms = INSTANT_MS_MAX
+    if TokenScope.ADMIN not in principal.scopes:
+        not_after_ms = principal.expires_ms  # a stolen token must not renew itself
     with service.database.write() as connection:
         people.require_person(connection, person)
-        return issue(connection, service, person, request)
+        return issue(connection, service, person, request, not_after_ms)
 
 
-def issue(connection: Connection, service: Service, person: str, request: TokenRequest) -> NewToken:
+def issue(
+    connection: Connection,
+    service: Service,
+    person: str,
+    request: TokenRequest,
+    not_after_ms: int = INSTANT_MS_MAX,
+) -> NewToken:
     """Make and store a token; only the hash of its secret is kept."""
     now_ms = service.now_ms()
     secret = secrets.token_urlsafe(32).replace("_", "-")
@@ -98,7 +107,7 @@ def issue(connection: Connection, service: Service, person: str, request: TokenR
         label=request.label,
         scopes=request.scopes,
         created_ms=now_ms,
-        expires_ms=now_ms + request.days * 24 * MS_PER_HOUR,
+        expires_ms=min(not_after_ms, now_ms + request.days * 24 * MS_PER_HOUR),
         revoked_ms=None,
     )
     people.add_token(connection, NewTokenRow(view=view, secret_sha256=_hash(secret)))

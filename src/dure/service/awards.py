@@ -56,6 +56,13 @@ def add_member(
         raise RefusedError(
             "bad-role", f"role is {member.role}; in a project it must be pi or member.", status=422
         )
+    if member.person == principal.person and not principal.may(Action.SUBMIT, project):
+        raise RefusedError(
+            "not-oneself",
+            f"{principal.person} cannot make themselves a member of {project}; "
+            "a PI of it or another officer can.",
+            status=403,
+        )
     with service.database.write() as connection:
         found = projects.project_views(connection, [project])
         if not found:

@@ -134,6 +134,7 @@ def principal(connection: Connection, token: str) -> Principal:
     return Principal(
         person=row.person,
         token=row.id,
+        expires_ms=row.expires_ms,
         grants=grants_of(connection, row.person),
         scopes=tuple(TokenScope(scope) for scope in row.scopes),
     )
