@@ -135,6 +135,77 @@ def test_stop_gives_notice_and_grace(bench):
     assert (bench.folder / "checkpoint").read_text() == "saved\n"
 
 
+TRAINER = """
+import os, pathlib, signal, sys, time
+def save(*_):
+    time.sleep(0.5)
+    pathlib.Path("checkpoint").write_text("saved")
+    print("notices", flush=True)
+    os._exit(0)
+signal.signal(signal.SIGTERM, save)
+if "setsid" in sys.argv:
+    os.setsid()
+print("up", flush=True)
+while True:
+    time.sleep(60)
+"""
+UNDER = "import subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:]])"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("bash", "-c", "python train.py; echo after"),
+        ("bash", "-c", "python train.py setsid; echo after"),
+        ("python", "-c", UNDER, "train.py"),
+        ("python", "-c", UNDER, "train.py", "setsid"),
+    ],
+)
+def test_a_trainer_below_a_command_that_dies_of_the_notice_has_its_grace(bench, command):
+    (bench.folder / "train.py").write_text(TRAINER)
+    bench.submit("a-1", *command)
+    bench.says("a-1", "up")
+    bench.engine.stop("a-1")
+    seen = bench.ended("a-1")
+    assert (seen.end, seen.exit_code) == (EngineEnd.STOPPED, 143)
+    assert (bench.folder / "checkpoint").read_text() == "saved"
+    assert bench.log("a-1") == "up\nnotices\n"
+
+
+def test_a_trainer_below_a_script_has_its_grace_whatever_the_cause(bench):
+    (bench.folder / "train.py").write_text(TRAINER.replace('"checkpoint"', 'os.environ["RANK"]'))
+    script = "if [ $RANK = 1 ]; then until [ -e go ]; do sleep 0.02; done; exit 4; fi\n"
+    bench.bash("a-1", f"{script}python train.py; true", nodes=(0, 1))
+    bench.says("a-1", "up")
+    (bench.folder / "go").touch()
+    assert bench.ended("a-1").exit_code == 4
+    assert (bench.folder / "0").read_text() == "saved"
+
+    (bench.folder / "0").unlink()
+    bench.bash("a-2", "python train.py; true", walltime_s=1)
+    assert bench.ended("a-2").end is EngineEnd.WALLTIME_REACHED
+    assert (bench.folder / "0").read_text() == "saved"
+
+    (bench.folder / "0").unlink()
+    bench.bash("a-3", "python train.py; true")
+    bench.says("a-3", "up")
+    bench.engine.extend("a-3", now_ms() - 1)
+    assert bench.ended("a-3").end is EngineEnd.STOPPED
+    assert (bench.folder / "0").read_text() == "saved"
+
+
+@pytest.mark.parametrize("session", ["", "setsid "])
+def test_what_is_left_below_a_command_that_ended_is_killed_after_its_grace(bench, session):
+    idle = "trap '' TERM; touch up; while :; do sleep 60; done"
+    bench.bash(
+        "a-1", f'{session}bash -c "{idle}" & until [ -e up ]; do sleep 0.02; done; wait', grace_s=1
+    )
+    until((bench.folder / "up").exists)
+    bench.engine.stop("a-1")
+    assert bench.ended("a-1").exit_code == 143
+    assert marked("a-1") == []
+
+
 def test_a_machine_that_shuts_down_gives_notice_to_all_ranks(bench):
     bench.bash("a-1", "trap 'echo noticed; exit 0' TERM; echo up; sleep 60 & wait", nodes=(0, 1))
     for rank in (0, 1):

@@ -235,7 +235,6 @@ class Shim:
         )
         self._drop_secrets(len(launch.pop("environments")))
         status, cause = self._stand_by(child, launch)
-        self._end_the_rest(child)
         self._record(status, cause)
 
     def _become(self, launch: dict[str, Any], log: int, shim: int) -> NoReturn:
@@ -271,34 +270,31 @@ class Shim:
             (self.attempt / LAUNCH).unlink(missing_ok=True)
 
     def _stand_by(self, child: int, launch: dict[str, Any]) -> tuple[int, str | None]:
-        """Waits for the command's end, and brings it about when there is cause to.
+        """Waits for the command's end, or brings it about when there is cause to; then ends
+        everything that is left of it.
 
         Returns its wait status, and the cause for which it was given notice, if any.
         """
         walltime_at = self.started_s + launch["walltime_s"]
-        notice = signal.Signals[launch["notice"]]
         cause: str | None = None
-        kill_at = float("inf")
         ends = select.poll()
         ends.register(os.pidfd_open(child), select.POLLIN)
-        while True:
-            if (status := self._reap(child)) is not None:
-                return status, cause
+        while (status := self._reap(child)) is None:
             now = time.monotonic()
-            if cause is None:
-                cause = WALLTIME if now >= walltime_at else self._cause_to_stop()
-                if cause is not None:
-                    self._signal_group(child, notice)
-                    kill_at = now + launch["grace_s"]
-            if now >= kill_at:
-                self._signal_group(child, signal.SIGKILL)
-                kill_at = now + _POLL_S
-            next_s = (walltime_at if cause is None else kill_at) - now
-            ends.poll(max(1, min(_POLL_S, next_s) * 1_000))
+            cause = WALLTIME if now >= walltime_at else self._cause_to_stop()
+            if cause is not None:
+                self._notify(child, signal.Signals[launch["notice"]])
+                status = self._give_grace(child, now + launch["grace_s"])
+                break
+            ends.poll(max(1, min(_POLL_S, walltime_at - now) * 1_000))
+        return self._end_the_rest(child, status), cause
 
     @staticmethod
     def _reap(child: int) -> int | None:
-        """Takes the ends of all that ended; the command's own wait status, if it is among them."""
+        """Takes the ends of all that ended; the command's own wait status, if it is among them.
+
+        Raises ChildProcessError when nothing is left.
+        """
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == child:
@@ -306,26 +302,60 @@ class Shim:
             if pid == 0:
                 return None
 
+    def _notify(self, child: int, notice: signal.Signals) -> None:
+        """Signals each process below this one, once: the command's group in one call, so that none
+        of it is missed, and the others one by one.
+        """
+        others = [pid for pid, group in _below(_by_parent()) if group != child]
+        for send, number in ((os.killpg, child), *((os.kill, pid) for pid in others)):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                send(number, notice)
+
+    def _give_grace(self, child: int, kill_at: float) -> int | None:
+        """Waits for all that runs, not for the command alone: a shell that dies of the notice must
+        not cost the program below it its checkpoint.
+
+        Returns the command's wait status; None when it outlasted its grace.
+        """
+        status: int | None = None
+        # Blocked, the signal waits for sigtimedwait, even one that came before it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+        while (left_s := kill_at - time.monotonic()) > 0:
+            try:
+                found = self._reap(child)
+            except ChildProcessError:
+                break
+            if found is not None:
+                status = found
+            else:
+                signal.sigtimedwait({signal.SIGCHLD}, left_s)
+        return status
+
     @staticmethod
-    def _signal_group(child: int, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child, number)
+    def _end_the_rest(child: int, status: int | None) -> int:
+        """Kills what runs; returns when nothing is left: until then the attempt has not ended.
 
-    def _end_the_rest(self, child: int) -> None:
-        """Kills what the command left. As parents die their children come here, level by level.
+        As parents die their children come here, level by level: only a child's pid, and a group
+        that is seen below, cannot have become another's.
 
-        Returns when nothing is left: until then the attempt has not ended.
+        `status` is the command's wait status where it was taken already; returns it in any case.
         """
         while True:
             try:
-                pid, _ = os.waitpid(-1, os.WNOHANG)
+                pid, found = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return
-            if pid == 0:
-                self._signal_group(child, signal.SIGKILL)
-                for orphan in _children():
+                assert status is not None, "a child ends but once"
+                return status
+            if pid == child:
+                status = found
+            elif pid == 0:
+                by_parent = _by_parent()
+                if any(group == child for _, group in _below(by_parent)):
                     with contextlib.suppress(ProcessLookupError):
-                        os.kill(orphan, signal.SIGKILL)
+                        os.killpg(child, signal.SIGKILL)
+                for process, _ in by_parent.get(os.getpid(), ()):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(process, signal.SIGKILL)
                 time.sleep(0.005)
 
     def _record(self, status: int, cause: str | None) -> None:
@@ -363,9 +393,12 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _children() -> list[int]:
-    """Children of this process, from /proc: field 4 of each stat file is the parent (proc(5))."""
-    me, found = str(os.getpid()), []
+def _by_parent() -> dict[int, list[tuple[int, int]]]:
+    """The children of every process, as (pid, process group), by the parent's pid.
+
+    From /proc: fields 4 and 5 of each stat file are the parent and the group (proc(5)).
+    """
+    children: dict[int, list[tuple[int, int]]] = {}
     for name in os.listdir("/proc"):  # noqa: PTH208  start-up and speed: names are all it needs
         if not name.isdigit():
             continue
@@ -373,8 +406,16 @@ def _children() -> list[int]:
             stat = Path(f"/proc/{name}/stat").read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
-        if stat.rpartition(")")[2].split()[1] == me:
-            found.append(int(name))
+        parent, group = map(int, stat.rpartition(")")[2].split()[1:3])
+        children.setdefault(parent, []).append((int(name), group))
+    return children
+
+
+def _below(by_parent: dict[int, list[tuple[int, int]]]) -> list[tuple[int, int]]:
+    """Each process below this one, as (pid, process group)."""
+    found = list(by_parent.get(os.getpid(), ()))
+    for pid, _ in found:  # grows as it goes
+        found.extend(by_parent.get(pid, ()))
     return found
 
 
