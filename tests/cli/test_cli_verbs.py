@@ -300,7 +300,7 @@ def book():
     return first, second
 
 
-def test_audit_over_the_api_recomputes_the_book(dure, plane):
+def serve_book(plane):
     def page(asked):
         journals = [one for one in book() if one.seq > int(asked.query["after"])]
         text = f"[{','.join(map(to_json, journals))}]"
@@ -311,10 +311,41 @@ def test_audit_over_the_api_recomputes_the_book(dure, plane):
         return httpx.Response(200, text=text)
 
     plane.on("GET", "/v1/ledger/journals", page)
+
+
+def test_audit_over_the_api_recomputes_the_book(dure, plane):
+    serve_book(plane)
     done = dure("audit")
     assert (done.code, done.err) == (0, "")
     assert "The book is intact." in done.out
     assert f"2:{book()[1].hash}" in done.out
+
+
+def test_an_export_is_private_and_audits_as_the_book_does(dure, plane):
+    serve_book(plane)
+    file = dure.folder / "j.jsonl"
+    file.write_text("an older copy")
+    file.chmod(0o644)
+    online = dure("audit", "--export", "j.jsonl", "-o", "json")
+    assert (online.code, online.err) == (0, "j.jsonl holds 2 journals; only you can read it.\n")
+    assert file.read_text() == "".join(f"{to_json(one)}\n" for one in book())
+    assert file.stat().st_mode & 0o777 == 0o600
+    plane.asked.clear()
+    assert dure("audit", "--file", "j.jsonl", "-o", "json").json == online.json
+    assert plane.asked == []
+
+
+def test_an_export_that_fails_leaves_what_was_there(dure, plane):
+    file = dure.folder / "j.jsonl"
+    file.write_text("an older copy")
+    plane.refuse("GET", "/v1/ledger/journals", 403, "You may not read the ledger.")
+    assert dure("audit", "--export", "j.jsonl").code == 2
+    assert [one.name for one in dure.folder.iterdir()] == ["j.jsonl"]
+    assert file.read_text() == "an older copy"
+    done = dure("audit", "--export", "none/j.jsonl")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == f"dure: {dure.folder}/none/j.jsonl: No such file or directory.\n"
+    assert "exclude each other" in dure("audit", "--export", "x", "--file", "j.jsonl").err
 
 
 def test_audit_of_a_file_finds_what_was_changed(dure):
@@ -521,7 +552,7 @@ def raising(error):
         (httpx.ConnectError("refused"), 1, "did not answer"),
         (KeyboardInterrupt(), 130, ""),
         (BrokenPipeError(), 1, ""),
-        (PermissionError(13, "Permission denied", "x"), 1, "Permission denied (x)"),
+        (PermissionError(13, "Permission denied", "x"), 1, "x: Permission denied."),
         (RuntimeError("[/bold] oops"), 1, "a fault in dure: RuntimeError: [/bold] oops"),
     ],
 )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from dure.allocations import Allocation, AllocationKind
+from dure.cli.private import replace_private
 from dure.cli.render import amount, emit, instant, line, table
 from dure.cli.shell import Output, OutputOption, Shell, shell_of
 from dure.cli.values import instant_ms, milli, refusing
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from dure.audit import Audit
+    from dure.journal import Journal
 
 Anchor = tuple[int, str]
 
@@ -86,19 +89,24 @@ def audit(
         str | None,
         typer.Option(help="A journal that the book must still hold.", metavar="SEQ:HASH"),
     ] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Keep all journals in FILE, for --file.", metavar="FILE")
+    ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Recompute the whole account book from its journals. Exit code 1 when anything is wrong."""
     shell = shell_of(ctx)
-    if data is not None and file is not None:
-        raise RefusedError("bad-input", "--data and --file exclude each other; name one book.")
+    if sum(one is not None for one in (data, file, export)) > 1:
+        raise RefusedError(
+            "bad-input", "--data, --file and --export exclude each other; name one book."
+        )
     known = _anchor(anchor)
     if data is not None:
         found = _audit_database(shell.folder / data / "dure.sqlite", known)
     elif file is not None:
         found = _audit_export(shell.folder / file, known)
     else:
-        found = _audit_online(shell, known)
+        found = _audit_online(shell, known, export)
     emit(shell, output, {"intact": found.intact, "audit": found}, lambda to: _show_audit(to, found))
     if not found.intact:
         raise typer.Exit(1)
@@ -115,11 +123,28 @@ def _anchor(text: str | None) -> Anchor | None:
     return int(match[1]), match[2]
 
 
-def _audit_online(shell: Shell, anchor: Anchor | None) -> Audit:
-    from dure import audit as auditing  # noqa: PLC0415 (keeps `dure --help` quick)
+def _audit_online(shell: Shell, anchor: Anchor | None, export: Path | None) -> Audit:
+    """Audit what the API gives and, where asked, keep it: also where something is wrong with it."""
+    from dure.audit import Auditor  # noqa: PLC0415 (keeps `dure --help` quick)
+    from dure.journal import to_json  # noqa: PLC0415
+
+    auditor = Auditor(anchor)
+
+    def lines(journals: Iterator[Journal]) -> Iterator[str]:
+        for journal in journals:
+            auditor.add(journal)
+            yield f"{to_json(journal)}\n"
 
     with shell.client() as client:
-        return auditing.audit(client.all_journals(), anchor)
+        if export is not None:
+            replace_private(shell.folder / export, lines(client.all_journals()))
+        else:
+            for journal in client.all_journals():
+                auditor.add(journal)
+    found = auditor.result()
+    if export is not None:
+        shell.say(f"{export} holds {found.journals:,} journals; only you can read it.")
+    return found
 
 
 def _audit_database(path: Path, anchor: Anchor | None) -> Audit:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from dure.cli.private import replace_private
 from dure.errors import RefusedError
 from dure.text import SLUG, shown
 
@@ -69,14 +69,7 @@ def save(environ: Mapping[str, str], config: Config) -> Path:
     said = {"url": config.url, "token": config.token, "project": config.project}
     # A JSON string of ASCII is a TOML string too.
     lines = [f"{name} = {json.dumps(value)}\n" for name, value in said.items() if value]
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=".config-")  # mode 0600
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            out.writelines(lines)
-        Path(name).replace(file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    replace_private(file, lines)
     return file
 
 

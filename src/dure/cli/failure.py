@@ -74,10 +74,17 @@ def _problem(error: BaseException) -> tuple[int, Problem]:
             text = f"The control plane's answer is not one that this dure can read: {what}"
             return FAILED, _said("bad-answer", text, 502)
         case OSError():
-            name = f" ({error.filename})" if error.filename else ""
-            return FAILED, _said("system", f"{error.strerror or error}{name}.", 500)
+            return FAILED, _said("system", _of_system(error), 500)
     text = f"This is a fault in dure: {type(error).__name__}: {error} ({_TRACEBACK}=1 shows where)."
     return FAILED, _said("internal", text, 500)
+
+
+def _of_system(error: OSError) -> str:
+    """`PATH: No such file or directory.`, with both paths where two were involved."""
+    names = [
+        os.fsdecode(n) for n in (error.filename, error.filename2) if isinstance(n, str | bytes)
+    ]
+    return f"{' -> '.join(names)}{': ' if names else ''}{error.strerror or error}."
 
 
 def _said(code: str, sentence: str, status: int) -> Problem:

@@ -89,7 +89,9 @@ class Flags:
     grace: Annotated[str | None, _option("--grace", "From notice to end: 90s, 2m.")] = None
     outputs: Annotated[str | None, _option("--outputs", "Folder that is kept.")] = None
     data_class: Annotated[str | None, _option("--data-class", "Class of its data.")] = None
-    tier: Annotated[Tier | None, _option("--tier", "How firmly it holds its GPUs.")] = None
+    tier: Annotated[
+        Tier | None, _option("--tier", "It sets the price, and as yet nothing else.")
+    ] = None
     priority: Annotated[int | None, _option("--priority", "0 to 100; higher is sooner.")] = None
     retries: Annotated[int | None, _option("--retries", "After its own failures.")] = None
     key: Annotated[
