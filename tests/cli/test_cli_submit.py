@@ -158,12 +158,17 @@ def test_nothing_is_uploaded_for_a_job_that_is_wrong(dure, plane, me):
         (["--time", "1"], "nothing to run"),
         (["--tmie", "1", "--", "x"], "No such option: --tmie"),
         (["none.yaml"], "'none.yaml' cannot be read: No such file"),
-        (["python", "train.py"], "unexpected extra argument"),
+        (["python", "train.py"], "'train.py' is one argument too many; a command goes after --"),
+        (["train.py"], "'train.py' is a program and a job file is YAML; a command goes after --:"),
+        (["none.sh", "--gpus", "1"], "'none.sh' is a program and a job file is YAML"),
+        (["run"], "key: value lines, name: train say; a job file is YAML, and a command goes"),
         (["bad.yaml"], "bad.yaml line 1: 'nmae' is not a key; did you mean name."),
     ],
 )
 def test_bad_input_gets_one_sentence_and_nothing_is_submitted(dure, accepting, argv, said):
     (dure.folder / "bad.yaml").write_text("nmae: x\n")
+    (dure.folder / "train.py").write_text("import torch\nprint(torch)\n")
+    (dure.folder / "run").write_text("echo hello\n")
     for verb in ("submit", "plan"):
         if verb == "plan" and ("--key" in argv or "--workdir" in argv):
             continue

@@ -26,8 +26,17 @@ COMMAND: Final = "dure.command"
 """Where the words after `--` are kept, in the context's `meta`."""
 
 
+_SCRIPTS: Final = (".py", ".sh")
+_YAML: Final = (".yaml", ".yml")
+_AFTER_DASHES: Final = (
+    "a command goes after --: dure submit --workdir . --time 1:00:00 -- python train.py"
+)
+
+
 class WithCommand(TyperCommand):
     """A command whose words after `--` are a program of the user's and not read."""
+
+    allow_extra_args = True
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Take the words after `--` away before options are looked for."""
@@ -35,7 +44,12 @@ class WithCommand(TyperCommand):
             at = args.index("--")
             ctx.meta[COMMAND] = tuple(args[at + 1 :])
             args = args[:at]
-        return super().parse_args(ctx, args)
+        super().parse_args(ctx, args)
+        if ctx.args:
+            raise RefusedError(
+                "bad-input", f"{shown(ctx.args[0])} is one argument too many; {_AFTER_DASHES}"
+            )
+        return []
 
 
 def _option(name: str, help_: str, metavar: str | None = None) -> Any:
@@ -164,6 +178,10 @@ def _file(name: str, shell: Shell) -> tuple[Draft, ...]:
     if name == "-":
         return jobfile.parse(shell.stdin.read(TEXT_BYTES_MAX + 1), shell.folder, source="stdin")
     file = shell.folder / name
+    if file.suffix in _SCRIPTS:
+        raise RefusedError(
+            "bad-job-file", f"{shown(name)} is a program and a job file is YAML; {_AFTER_DASHES}"
+        )
     try:
         with file.open(encoding="utf-8") as opened:
             text = opened.read(TEXT_BYTES_MAX + 1)
@@ -171,9 +189,17 @@ def _file(name: str, shell: Shell) -> tuple[Draft, ...]:
         why = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
         raise RefusedError(
             "bad-job-file",
-            f"Job file {shown(name)} cannot be read: {why}; a command goes after --.",
+            f"Job file {shown(name)} cannot be read: {why}; {_AFTER_DASHES}",
         ) from None
-    return jobfile.parse(text, file.parent, source=file.name)
+    try:
+        return jobfile.parse(text, file.parent, source=file.name)
+    except RefusedError as error:
+        if file.suffix in _YAML:
+            raise
+        said = error.reason.sentence.removesuffix(".")
+        raise RefusedError(
+            error.reason.code, f"{said}; a job file is YAML, and {_AFTER_DASHES}"
+        ) from None
 
 
 def _draft(flags: Flags, command: tuple[str, ...] | None, shell: Shell) -> Draft:
