@@ -93,13 +93,13 @@ class Dure:
     environ: dict = field(default_factory=dict)
     transport: httpx.BaseTransport | None = None
 
-    def __call__(self, *argv, stdin="") -> Result:
+    def __call__(self, *argv, stdin="", stdout=None) -> Result:
         out, err = io.StringIO(), io.StringIO()
         shell = Shell(
             environ=self.environ,
             folder=self.folder,
             stdin=io.StringIO(stdin),
-            stdout=out,
+            stdout=stdout or out,
             stderr=err,
             transport=self.transport or httpx.MockTransport(self.plane.handle),
             now_ms=lambda: NOW_MS,

@@ -6,7 +6,7 @@ from pydantic_core import to_json
 
 from dure.errors import Reason
 from dure.scheduling.world import Exclusion, Forecast, Option
-from dure.views import Accepted, Upload
+from dure.views import Accepted, PoolView, Upload
 
 FILE = """
 name: prep
@@ -235,3 +235,36 @@ def test_plan_shows_options_exclusions_and_refusal_and_commits_nothing(dure, pla
     whole = dure("plan", "--time", "1", "-o", "json", "--", "true").json
     assert whole[0]["forecast"]["refusal"]["code"] == "allocation-exhausted"
     assert {one.path for one in plane.asked} == {"/v1/whoami", "/v1/plan", "/v1/allocations"}
+
+
+def test_plan_says_why_a_start_is_not_foreseen(dure, plane, me):
+    def view(pool, up=0, service=64, *, silent=False):
+        return PoolView(
+            pool=pool, operator="nhn-cloud", cluster="c", gpu_model="h200", gpus_per_node=8,
+            gpus_in_service=service, nodes_up=up, gpus_up=8 * up, gpus_used=0, silent=silent,
+        )  # fmt: skip
+
+    pools = (
+        view("quiet", silent=True),
+        view("bare-1"),
+        view("bare-2"),
+        view("small", up=1),
+        view("later", service=0),
+        view("busy", up=8),
+    )
+    options = tuple(
+        Option(pool_id=one.pool, operator_id="nhn-cloud", gpu_model="h200", starts_ms=None, hold=1)
+        for one in pools
+    )
+    plane.on("GET", "/v1/whoami", me)
+    plane.on("GET", "/v1/allocations", ())
+    plane.on("GET", "/v1/pools", pools)
+    plane.on("POST", "/v1/plan", Forecast(options=options, exclusions=(), refusal=None))
+    done = dure("plan", "--time", "1", "--nodes", "2", "--", "true")
+    assert done.out.count("not foreseen") == 6
+    assert done.out.splitlines()[7:] == [
+        "Not foreseen, as its site is silent: quiet.",
+        "Not foreseen, as no site reports it: bare-1, bare-2.",
+        "Not foreseen, as fewer than 2 of its nodes are up: small.",
+        "Not foreseen, as none of its GPUs is in service yet: later.",
+    ]

@@ -450,6 +450,22 @@ def test_a_new_secret_stands_alone_on_stdout(dure, plane, argv, path):
     assert dure(*argv.split(), "-o", "json").json["secret"] == "dure_s3cret"
 
 
+@pytest.mark.parametrize(("mode", "warned"), [(0o644, True), (0o640, True), (0o600, False)])
+def test_a_secret_goes_to_a_file_that_login_reads(dure, plane, me, mode, warned):
+    plane.on("POST", "/v1/tokens", NewToken(token=TOKEN, secret="dure_s3cret"))
+    plane.on("GET", "/v1/whoami", me)
+    file = dure.folder / "kim.token"
+    file.touch(mode)
+    file.chmod(mode)
+    with file.open("w") as stdout:
+        done = dure("token", "create", "--label", "laptop", stdout=stdout)
+    assert done.code == 0
+    assert file.read_text() == "dure_s3cret\n"
+    assert ("chmod 600" in done.err) is warned
+    assert dure("login", "http://plane", stdin=file.read_text()).code == 0
+    assert plane.asked[-1].headers["authorization"] == "Bearer dure_s3cret"
+
+
 def test_pools_and_fleet(dure, plane):
     pool = PoolView(
         pool="nhn-h200", operator="nhn-cloud", cluster="nhn-1", gpu_model="h200",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import getpass
-from typing import TYPE_CHECKING, Annotated
+import os
+import stat
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -158,7 +160,7 @@ def create_token(
     days: Annotated[int, typer.Option(help="How long it lives.")] = 90,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Make a token. Its secret is shown this once."""
+    """Make a token. Its secret alone goes to standard output, this once: > kim.token."""
     shell = shell_of(ctx)
     with refusing():
         scopes = tuple(scope) if scope else (TokenScope.READ, TokenScope.SUBMIT)
@@ -174,6 +176,17 @@ def show_new_token(shell: Shell, output: Output, made: NewToken) -> None:
         until = instant(made.token.expires_ms)
         shell.say(f"Token {made.token.id} of {made.token.person}, until {until}; shown this once:")
     emit(shell, output, made, lambda to: line(to, made.secret))
+    if _others_read(shell.stdout):
+        shell.say("Others can read the file that this was written to: chmod 600 it.")
+
+
+def _others_read(stream: TextIO) -> bool:
+    """Whether the stream is a file that not only its owner may read."""
+    try:
+        mode = os.fstat(stream.fileno()).st_mode
+    except (OSError, ValueError):  # no file of the system's
+        return False
+    return stat.S_ISREG(mode) and bool(mode & (stat.S_IRGRP | stat.S_IROTH))
 
 
 def tokens(ctx: typer.Context, output: OutputOption = Output.TABLE) -> None:

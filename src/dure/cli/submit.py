@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +17,11 @@ from dure.cli.render import amount, emit, instant, line, progress, table
 from dure.cli.shell import Output, Shell, shell_of
 from dure.draft import Draft, requests
 from dure.errors import RefusedError
-from dure.jobs import JobSpec
+from dure.jobs import JobSpec, Resources
 from dure.people import PROJECT_ROLES
 from dure.text import shown
 from dure.units import duration
-from dure.views import Accepted, Submission
+from dure.views import Accepted, PoolView, Submission
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,13 +62,16 @@ def plan(ctx: typer.Context, flags: Flags, command: tuple[str, ...] | None) -> N
         made = _with_project(made, client, shell)
         asked = requests(made, shell.environ, [None] * len(made))
         planned = [Planned(one.spec.name, client.plan(one.spec)) for one in asked]
-        units = [_unit(client, one.spec) if flags.output is Output.TABLE else None for one in asked]
+        tables = flags.output is Output.TABLE
+        units = [_unit(client, one.spec) if tables else None for one in asked]
+        pools = _pools(client, planned) if tables else {}
 
     def people(to: Console) -> None:
-        for one, unit in zip(planned, units, strict=True):
+        for one, spec, unit in zip(planned, (one.spec for one in asked), units, strict=True):
             if len(planned) > 1:
                 line(to, f"{one.name}:")
             _show_forecast(to, one.forecast, unit, shell.now_ms())
+            _show_unforeseen(to, one.forecast, spec.resources, pools)
 
     emit(shell, flags.output, planned, people)
 
@@ -86,6 +89,12 @@ def _unit(client: Client, spec: JobSpec) -> BudgetUnit | None:
     found = client.allocations(project=spec.project)
     units = {one.unit for one in found if spec.allocation in {None, one.allocation.id}}
     return units.pop() if len(units) == 1 else None
+
+
+def _pools(client: Client, planned: Sequence[Planned]) -> dict[str, PoolView]:
+    """Pools by id, asked for only where a start that is not foreseen is to be explained."""
+    starts = [option.starts_ms for one in planned for option in one.forecast.options]
+    return {one.pool: one for one in client.pools()} if None in starts else {}
 
 
 def _key(given: str | None) -> str:
@@ -186,6 +195,33 @@ def _show_forecast(to: Console, forecast: Forecast, unit: BudgetUnit | None, now
             (one.operator_id, one.pool_id, one.reason.sentence) for one in forecast.exclusions
         ]
         to.print(table(("operator", "pool", "why"), rows_out))
+
+
+def _show_unforeseen(
+    to: Console, forecast: Forecast, asked: Resources, pools: Mapping[str, PoolView]
+) -> None:
+    """Why no start is foreseen, as far as pools tell; a refusal says it for all of them."""
+    if forecast.refusal:
+        return
+    by_why: dict[str, list[str]] = {}
+    for option in forecast.options:
+        pool = pools.get(option.pool_id)
+        if option.starts_ms is None and pool and (why := _unforeseen(pool, asked)):
+            by_why.setdefault(why, []).append(option.pool_id)
+    for why, ids in by_why.items():
+        line(to, f"Not foreseen, as {why}: {', '.join(ids)}.")
+
+
+def _unforeseen(pool: PoolView, asked: Resources) -> str | None:
+    if pool.silent:
+        return "its site is silent"
+    if not pool.gpus_in_service:
+        return "none of its GPUs is in service yet"
+    if not pool.nodes_up:
+        return "no site reports it"
+    if pool.nodes_up < asked.nodes:
+        return f"fewer than {asked.nodes:,} of its nodes are up"
+    return None
 
 
 def _start(starts_ms: int | None, now_ms: int) -> str:
