@@ -43,6 +43,7 @@ from dure.views import (
     PoolView,
     Problem,
     ProjectView,
+    ReverseRequest,
     Statement,
     Submission,
     TaskOutputs,
@@ -246,6 +247,10 @@ class Client:
         """Journals of the ledger after the one numbered `after` (auditors, programme office)."""
         query = {"after": after, "limit": limit}
         return self._get("/v1/ledger/journals", tuple[Journal, ...], query)
+
+    def reverse(self, seq: int, reason: str) -> Journal:
+        """Take a grant back, or give a settled charge back (programme office)."""
+        return self._post(f"/v1/ledger/journals/{seq}/reverse", Journal, ReverseRequest(reason))
 
     def all_journals(self) -> Iterator[Journal]:
         """The whole ledger, page by page."""

@@ -15,7 +15,7 @@ from dure.jobs import JobSpec, check_environment
 from dure.life import EndCause, State
 from dure.metering import Factors
 from dure.people import Person, Role, RoleGrant, TokenScope
-from dure.text import check_name, check_slug
+from dure.text import check_name, check_slug, check_text
 
 JOBS_PER_SUBMISSION_MAX = 100
 
@@ -73,6 +73,18 @@ class TokenRequest:
             raise ValueError(f"days is {self.days}; a token lives 1 to 366 days")
         if not self.scopes:
             raise ValueError("scopes is empty; name at least one of read, submit, admin, agent")
+
+
+@dataclass(frozen=True, slots=True)
+class ReverseRequest:
+    """Why a journal is reversed; kept in the ledger."""
+
+    reason: str
+
+    def __post_init__(self) -> None:
+        check_text("reason", self.reason, limit=300)
+        if not self.reason.strip():
+            raise ValueError("reason is empty; say why the journal is reversed")
 
 
 # ---- out: people ---------------------------------------------------------------------------------
@@ -160,6 +172,8 @@ class UsageLine:
     absorbed: bool
     factors: Factors
     dispute: str | None
+    refund: str | None
+    """Why its charge was given back, if it was."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,6 +194,12 @@ def award(_world: World, ids: Ids) -> Ask:
     return Ask(body=body | {"starts_ms": 0, "ends_ms": DAY_MS})
 
 
+def taken_back(world: World, _ids: Ids) -> Ask:
+    world.nation.hours("other", name=fresh("a"))
+    granted = max(journal.seq for journal in world.nation.admin.all_journals())
+    return Ask({"seq": str(granted)}, body={"reason": "why"})
+
+
 def new_member(_world: World, ids: Ids) -> Ask:
     return Ask({"project": ids.project}, body={"person": "colleague"})
 
@@ -273,6 +279,7 @@ ROWS: dict[tuple[str, str], Row] = {
     ),
     ("get", "/v1/usage"): Row(lambda _w, ids: Ask(query={"project": ids.project}), SEEN_BY),
     ("get", "/v1/statement"): Row(lambda _w, ids: Ask(query={"project": ids.project}), SEEN_BY),
+    ("post", "/v1/ledger/journals/{seq}/reverse"): Row(taken_back, OFFICE, PEOPLE - OFFICE),
     ("get", "/v1/ledger/journals"): Row(plain, OVERSIGHT, PEOPLE - OVERSIGHT),
     ("get", "/v1/fleet"): Row(plain, PEOPLE),
     ("get", "/v1/pools"): Row(plain, PEOPLE),

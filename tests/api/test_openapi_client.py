@@ -71,6 +71,11 @@ CALLS: dict[str, tuple[str, str, Call]] = {
     "award": ("post", "/v1/allocations", lambda c, _: c.award(ALLOCATION)),
     "usage": ("get", "/v1/usage", lambda c, _: c.usage()),
     "statement": ("get", "/v1/statement", lambda c, _: c.statement()),
+    "reverse": (
+        "post",
+        "/v1/ledger/journals/{seq}/reverse",
+        lambda c, _: c.reverse(1, "why"),
+    ),
     "journals": ("get", "/v1/ledger/journals", lambda c, _: c.journals()),
     "whoami": ("get", "/v1/whoami", lambda c, _: c.whoami()),
     "organisations": ("get", "/v1/organisations", lambda c, _: c.organisations()),

@@ -69,6 +69,7 @@ class World:
             "allocation": "lab-hours",
             "attempt": order.attempt_id,
             "rank": 0,
+            "seq": 2,
         }
 
 

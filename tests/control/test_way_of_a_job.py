@@ -10,6 +10,7 @@ from dure.client import ApiError
 from dure.control.cycle import tick
 from dure.engines import EngineEnd, Phase
 from dure.jobs import Array, Checkpoint, Dependency, DependencyKind, Resources
+from dure.journal import JournalKind
 from dure.life import PLATFORM_RETRIES, EndCause, State
 from dure.units import MS_PER_HOUR
 from nation import DAY_MS, KOREA, NOON, SETTINGS, Nation, Site, spec, submission, submit
@@ -400,6 +401,31 @@ def test_secrets_reach_the_site_and_are_gone_when_the_job_ends(nation: Nation, s
     assert "s3cret-value" not in repr(lab.job(job)) + repr(lab.why(job))
     with nation.database.read() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM secrets").scalar() == 0
+
+
+def test_a_refund_gives_the_charge_back_and_makes_the_usage_the_platforms(
+    nation: Nation, site: Site
+):
+    lab = nation.lab()
+    (job,) = submit(lab, spec())
+    site.start_all()
+    nation.pass_s(600)
+    site.end(site.orders[f"{job}.0"], EngineEnd.ERRED, 1)
+    site.round()
+    settle = next(j for j in nation.admin.all_journals() if j.kind == JournalKind.SETTLE)
+    nation.admin.reverse(settle.seq, "the operator's disks were slow")
+
+    line = lab.usage(job=job).lines[0]
+    assert (line.charge, line.absorbed, line.refund) == (0, True, "the operator's disks were slow")
+    assert lab.allocation("lab-hours").spent == 0
+    assert lab.statement(project="lab").lines[0].absorbed_gpu_ms == line.gpu_ms
+    with pytest.raises(ApiError, match="reversed already"):
+        nation.admin.reverse(settle.seq, "again")
+    with pytest.raises(ApiError, match="may not do this"):
+        lab.reverse(settle.seq, "mine")
+    with pytest.raises(ApiError, match="nothing to give back"):
+        nation.admin.reverse(settle.seq - 1, "a hold")
+    nation.assert_book_in_order()
 
 
 def test_an_attempt_that_cannot_be_settled_does_not_stop_the_others(nation: Nation, site: Site):

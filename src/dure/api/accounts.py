@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Path, Query
 
 from dure.allocations import Allocation
 from dure.api.requests import Administrator, JsonBody, Reader
@@ -13,7 +13,7 @@ from dure.journal import Journal
 from dure.service import accounts, awards, sites
 from dure.service.accounts import StatementQuery, UsageQuery
 from dure.units import INSTANT_MS_MAX
-from dure.views import AllocationView, PoolView, Statement, UsagePage
+from dure.views import AllocationView, PoolView, ReverseRequest, Statement, UsagePage
 
 router = APIRouter(prefix="/v1", tags=["accounts"])
 
@@ -74,6 +74,16 @@ def journals(
 ) -> tuple[Journal, ...]:
     """A page of the ledger."""
     return accounts.journals(caller.service, caller.principal, after, limit)
+
+
+@router.post("/ledger/journals/{seq}/reverse", status_code=201)
+def reverse(
+    caller: Administrator,
+    seq: Annotated[int, Path(ge=1, le=2**62)],
+    body: Annotated[ReverseRequest, Depends(JsonBody(ReverseRequest))],
+) -> Journal:
+    """Take a grant back, or give a settled charge back."""
+    return accounts.reverse(caller.service, caller.principal, seq, body.reason)
 
 
 @router.get("/fleet")

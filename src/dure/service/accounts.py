@@ -6,8 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from dure import ledger
 from dure.errors import NotFoundError, RefusedError
-from dure.journal import Journal
+from dure.journal import Journal, JournalKind
 from dure.people import Action, Principal
 from dure.service import Service
 from dure.service.access import require, require_seen
@@ -84,6 +85,27 @@ def _projects(principal: Principal, project: str | None) -> tuple[str, ...] | No
         return visible_projects(principal, Action.READ_PROJECT)
     require_seen(principal, Action.READ_PROJECT, project, NotFoundError("project", project))
     return (project,)
+
+
+def reverse(service: Service, principal: Principal, seq: int, reason: str) -> Journal:
+    """Take a grant back, or give a settled charge back, by a journal of its own."""
+    require(principal, Action.AWARD)
+    with service.database.write() as connection:
+        found = ledger_store.journal(connection, seq)
+        if found is None:
+            raise NotFoundError("journal", seq)
+        try:
+            draft = ledger.reverse(found, reason)
+        except ValueError as error:
+            raise RefusedError("not-reversible", f"{error}.", status=422) from None
+        if ledger_store.was_posted(connection, draft.id):
+            raise RefusedError(
+                "reversed-already", f"Journal {seq} has been reversed already.", status=409
+            )
+        reversed_ = ledger_store.post(connection, draft, service.now_ms())
+        if found.kind == JournalKind.SETTLE and found.attempt_id is not None:
+            attempts.refund(connection, found.attempt_id, reason)
+        return reversed_
 
 
 def journals(service: Service, principal: Principal, after: int, limit: int) -> tuple[Journal, ...]:

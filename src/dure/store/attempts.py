@@ -91,6 +91,13 @@ def change(connection: Connection, attempt: str, **values: Any) -> None:
     )
 
 
+def refund(connection: Connection, attempt: str, reason: str) -> None:
+    """Note that a closed attempt's charge was given back."""
+    connection.execute(
+        update(attempts).where(attempts.c.id == attempt).values(charge=0, refund=reason)
+    )
+
+
 def extend_leases(connection: Connection, ids: Sequence[str], until_ms: int) -> None:
     """Let attempts that their site was just told of go on unseen until then."""
     connection.execute(
@@ -301,15 +308,16 @@ def _usage_line(row: Row[tuple[object, ...]]) -> UsageLine:
         gpu_ms=row.gpu_ms,
         unit=_UNIT[row.kind],
         charge=row.charge,
-        absorbed=cause not in CHARGED,
+        absorbed=cause not in CHARGED or row.refund is not None,
         factors=codec.adapter(Factors).validate_python(row.factors),
         dispute=row.dispute,
+        refund=row.refund,
     )
 
 
 def statement_lines(connection: Connection, wanted: UsageFilter) -> tuple[StatementLine, ...]:
     """Sums over closed attempts by project, allocation, operator and GPU model."""
-    absorbed = attempts.c.cause.in_(_ABSORBED)
+    absorbed = attempts.c.cause.in_(_ABSORBED) | attempts.c.refund.is_not(None)
     keys = (jobs.c.project, attempts.c.allocation, attempts.c.operator, attempts.c.gpu_model)
     rows = connection.execute(
         select(

@@ -79,6 +79,12 @@ def journal(connection: Connection, seq: int) -> Journal | None:
     return found[0] if found and found[0].seq == seq else None
 
 
+def was_posted(connection: Connection, id_: str) -> bool:
+    """Whether there is a journal with that id."""
+    query = select(schema.journals.c.seq).where(schema.journals.c.id == id_)
+    return connection.scalar(query) is not None
+
+
 def balance(connection: Connection, allocation_id: str, unit: BudgetUnit) -> Balance:
     """An allocation's standing now."""
     names = [account(allocation_id) for account in (ledger.available, ledger.held, ledger.spent)]

@@ -200,6 +200,7 @@ attempts = Table(
     Column("gpu_ms", BigInteger),
     Column("charge", BigInteger),
     Column("dispute", String),
+    Column("refund", String),
     Column("outputs", String),
     Column("checkpoint", String),
     UniqueConstraint("task", "number"),

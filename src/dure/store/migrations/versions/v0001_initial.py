@@ -353,6 +353,7 @@ def upgrade() -> None:
         sa.Column("gpu_ms", sa.BigInteger(), nullable=True),
         sa.Column("charge", sa.BigInteger(), nullable=True),
         sa.Column("dispute", sa.String(), nullable=True),
+        sa.Column("refund", sa.String(), nullable=True),
         sa.Column("outputs", sa.String(), nullable=True),
         sa.Column("checkpoint", sa.String(), nullable=True),
         sa.ForeignKeyConstraint(
