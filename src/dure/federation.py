@@ -21,6 +21,7 @@ from typing import IO, Final, Self
 
 from dure import codec
 from dure.client import ApiError, Client, UnreachableError
+from dure.engines.local.devices import nvml_gpus
 from dure.errors import RefusedError
 from dure.scenario import LocalCluster, Scenario, to_json
 from dure.server import ADMIN_TOKEN, write_private
@@ -158,11 +159,11 @@ class Federation:
         token = folder / "token"
         if not token.exists():
             write_private(token, admin.enrol_agent(cluster).secret)
+        nodes = played.cluster.nodes
+        declared = {"nodes": nodes, "gpus_per_node": played.slots // nodes}
         pool = {
             "pool_id": played.cluster.pool_id,
-            "nodes": played.cluster.nodes,
-            "gpus_per_node": played.slots // played.cluster.nodes,
-            "devices": "nvml" if played.uses_real_gpus else "declared",
+            **({"devices": "nvml"} if played.uses_real_gpus else declared),
         }
         config = folder / "agent.json"
         config.write_text(
@@ -243,7 +244,7 @@ class Federation:
 def play(scenario: Scenario, now_ms: int, *, gpus: bool) -> tuple[Played, ...]:
     """How this machine plays a scenario: its `[[local.cluster]]` entries.
 
-    With `gpus`, the first of them uses the machine's NVIDIA GPUs where NVML finds any.
+    With `gpus`, the machine's NVIDIA GPUs, where NVML finds any now, play the first of them.
 
     Raises:
         RefusedError: the scenario says nothing of playing it locally.
@@ -252,23 +253,22 @@ def play(scenario: Scenario, now_ms: int, *, gpus: bool) -> tuple[Played, ...]:
         raise RefusedError(
             "nothing-to-play", f"Scenario {scenario.name} has no [[local.cluster]] to run here."
         )
+    found = len(nvml_gpus()) if gpus else 0
     return tuple(
-        _played(scenario, cluster, now_ms, uses_real_gpus=gpus and position == 0)
+        _played(scenario, cluster, now_ms, found if position == 0 else 0)
         for position, cluster in enumerate(scenario.local)
     )
 
 
-def _played(
-    scenario: Scenario, cluster: LocalCluster, now_ms: int, *, uses_real_gpus: bool
-) -> Played:
+def _played(scenario: Scenario, cluster: LocalCluster, now_ms: int, real_gpus: int) -> Played:
     pool = scenario.fleet.pool(cluster.pool_id)
     return Played(
         cluster=cluster,
         operator=scenario.fleet.operator(pool.operator_id).name,
         gpu_model=pool.gpu_model,
-        slots=cluster.nodes * pool.gpus_per_node,
+        slots=real_gpus or cluster.nodes * pool.gpus_per_node,
         stands_for=pool.nodes_in_service(now_ms) * pool.gpus_per_node,
-        uses_real_gpus=uses_real_gpus,
+        uses_real_gpus=real_gpus > 0,
     )
 
 

@@ -36,6 +36,22 @@ def marked(attempt_id: str) -> list[int]:
     return found
 
 
+def launch(**changes: object) -> Launch:
+    values = {
+        "attempt_id": "a-1",
+        "pool_id": "p",
+        "nodes": (0,),
+        "gpus_per_node": 1,
+        "walltime_s": 60,
+        "notice": Notice.TERM,
+        "grace_s": 10,
+        "command": (),
+        "script": None,
+        "env": {},
+    }
+    return Launch(**(values | changes))
+
+
 class Bench:
     """An engine on one pool of 2 nodes of 4 slots, that can be closed and opened again."""
 
@@ -51,19 +67,8 @@ class Bench:
         return self.engine
 
     def submit(self, attempt_id: str, *command: str, **changes: object) -> None:
-        values = {
-            "attempt_id": attempt_id,
-            "pool_id": "p",
-            "nodes": (0,),
-            "gpus_per_node": 1,
-            "walltime_s": 60,
-            "notice": Notice.TERM,
-            "grace_s": 10,
-            "command": command,
-            "script": None,
-            "env": {},
-        }
-        self.engine.submit(Launch(**(values | changes)), self.folder)
+        values = {"attempt_id": attempt_id, "command": command} | changes
+        self.engine.submit(launch(**values), self.folder)
 
     def bash(self, attempt_id: str, script: str, **changes: object) -> None:
         self.submit(attempt_id, script=script, **changes)

@@ -4,7 +4,9 @@ from types import SimpleNamespace
 
 import pynvml
 import pytest
+from local_bench import launch
 
+from dure.engines import LaunchRefusedError
 from dure.engines.local.devices import Devices, Gpu, LocalPool, node_slots, nvml_gpus
 from dure.engines.local.engine import LocalEngine
 
@@ -15,6 +17,7 @@ class FakeNvml:
     def __init__(self, gpus=4, split=(), broken=(), *, driver=True):
         self.gpus, self.split, self.broken, self.driver = gpus, split, broken, driver
         self.open = 0
+        self.shuts_down = True
 
     def nvmlInit(self):  # noqa: N802  NVML's own name
         if not self.driver:
@@ -22,6 +25,8 @@ class FakeNvml:
         self.open += 1
 
     def nvmlShutdown(self):  # noqa: N802  NVML's own name
+        if not self.shuts_down:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_UNKNOWN)
         self.open -= 1
 
     def nvmlDeviceGetCount(self):  # noqa: N802  NVML's own name
@@ -64,12 +69,38 @@ def test_without_a_driver_there_are_none():
     assert nvml_gpus(FakeNvml(driver=False)) == ()
 
 
-def test_an_nvml_pool_is_one_node_of_what_was_found_else_what_was_declared():
-    pool = LocalPool(pool_id="p", nodes=2, gpus_per_node=2, devices=Devices.NVML)
+def test_an_nvml_pool_is_one_node_of_what_was_found():
+    pool = LocalPool(pool_id="p", devices=Devices.NVML)
     assert node_slots(pool, FakeNvml(gpus=3)) == (("GPU-0000", "GPU-0001", "GPU-0002"),)
-    assert node_slots(pool, FakeNvml(driver=False)) == (("0", "1"), ("0", "1"))
-    bare = LocalPool(pool_id="p", devices=Devices.NVML)
-    assert node_slots(bare, FakeNvml(driver=False)) == ()
+    assert node_slots(pool, FakeNvml(driver=False)) == ()
+    assert node_slots(pool, FakeNvml(gpus=0)) == ()
+
+
+@pytest.mark.parametrize("declared", [{"nodes": 2}, {"gpus_per_node": 8}])
+def test_an_nvml_pool_declares_nothing(declared):
+    with pytest.raises(ValueError, match="pool p has devices nvml; leave out nodes and gpus_per_n"):
+        LocalPool(pool_id="p", devices=Devices.NVML, **declared)
+
+
+def test_gpus_that_nvml_no_longer_finds_are_down_and_take_nothing(tmp_path):
+    nvml = FakeNvml(gpus=2)
+    engine = LocalEngine(tmp_path, [LocalPool(pool_id="p", devices=Devices.NVML)], nvml=nvml)
+
+    def nodes():
+        (report,) = engine.capacity()
+        return [(node.gpus, node.up) for node in report.nodes]
+
+    nvml.driver = False
+    assert nodes() == []
+    nvml.driver = True
+    assert nodes() == [(2, True)]
+    nvml.driver = False
+    assert nodes() == [(2, False)]
+    with pytest.raises(LaunchRefusedError, match="node 0 of pool p is down"):
+        engine.submit(launch(), tmp_path)
+    nvml.driver, nvml.shuts_down = True, False
+    assert nodes() == [(2, True)]
+    engine.close()
 
 
 def test_a_declared_pool_says_what_it_has():

@@ -16,6 +16,7 @@ from dure.cli.render import console, line
 from dure.cli.shell import shell_of
 
 if TYPE_CHECKING:
+    from dure.federation import Played
     from dure.scenario import Scenario
     from dure.settings import Settings
 
@@ -80,12 +81,7 @@ def up(
     federation.start()
     try:
         for site in played:
-            slot = max(1, round(site.stands_for / site.slots))
-            line(
-                out,
-                f"  {site.operator}: {site.slots} slots play {site.stands_for:,} "
-                f"{site.gpu_model.upper()} in service (a slot stands for {slot:,} GPUs)",
-            )
+            line(out, f"  {site_line(site)}")
         line(out, f"The API is at {federation.url}, its description at /openapi.json.")
         line(out, f"The administrator's token is in {federation.token_file}.")
         line(out, f"  dure login {federation.url} < {federation.token_file}")
@@ -94,6 +90,17 @@ def up(
     finally:
         line(out, "Stopping ...")
         federation.stop()
+
+
+def site_line(site: Played) -> str:
+    """Which slots play a cluster, and what each of them stands for."""
+    each = max(1, round(site.stands_for / site.slots))
+    real = site.uses_real_gpus
+    who = f"this machine's {site.slots} real GPUs" if real else f"{site.slots} slots"
+    return (
+        f"{site.operator}: {who} play {site.stands_for:,} {site.gpu_model.upper()} in service "
+        f"({'each' if real else 'a slot'} stands for {each:,} GPUs)"
+    )
 
 
 def _scenario(name: str) -> Scenario:

@@ -6,6 +6,7 @@ node. Nothing here has been run on real GPUs yet; the tests play them through `N
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol, cast
@@ -27,8 +28,7 @@ class Devices(StrEnum):
 class LocalPool:
     """A pool of this machine: declared nodes of equal slots, or with `nvml` the GPUs found.
 
-    Where NVML finds GPUs they are the pool's one node, all of them; where it finds none, what was
-    declared stands, and a pool that declared nothing offers nothing.
+    Those are the pool's one node, all of them; where NVML finds none, the pool has no node.
     """
 
     pool_id: str
@@ -38,15 +38,20 @@ class LocalPool:
 
     def __post_init__(self) -> None:
         check_slug("pool_id", self.pool_id)
-        lowest = 1 if self.devices is Devices.DECLARED or self.nodes or self.gpus_per_node else 0
+        if self.devices is Devices.NVML:
+            if self.nodes or self.gpus_per_node:
+                raise ValueError(
+                    f"pool {self.pool_id} has devices nvml; leave out nodes and gpus_per_node "
+                    f"({self.nodes:,} and {self.gpus_per_node:,}), for the GPUs found are its node"
+                )
+            return
         for field, value, most in (
             ("nodes", self.nodes, NODES_MAX),
             ("gpus_per_node", self.gpus_per_node, GPUS_PER_NODE_MAX),
         ):
-            if not lowest <= value <= most:
+            if not 1 <= value <= most:
                 raise ValueError(
-                    f"{field} of pool {self.pool_id} is {value:,}; "
-                    f"it must be from {lowest} to {most:,}"
+                    f"{field} of pool {self.pool_id} is {value:,}; it must be from 1 to {most:,}"
                 )
 
 
@@ -89,7 +94,8 @@ def nvml_gpus(nvml: Nvml | None = None) -> tuple[Gpu, ...]:
     except pynvml.NVMLError:
         return ()
     finally:
-        source.nvmlShutdown()
+        with contextlib.suppress(pynvml.NVMLError):
+            source.nvmlShutdown()
 
 
 def _gpu(nvml: Nvml, index: int) -> Gpu | None:
@@ -114,6 +120,7 @@ def _is_split(nvml: Nvml, handle: Any) -> bool:
 
 def node_slots(pool: LocalPool, nvml: Nvml | None = None) -> tuple[tuple[str, ...], ...]:
     """The slots of each of the pool's nodes, by ordinal."""
-    if pool.devices is Devices.NVML and (gpus := nvml_gpus(nvml)):
-        return (tuple(gpu.uuid for gpu in gpus),)
+    if pool.devices is Devices.NVML:
+        gpus = nvml_gpus(nvml)
+        return (tuple(gpu.uuid for gpu in gpus),) if gpus else ()
     return tuple(tuple(map(str, range(pool.gpus_per_node))) for _ in range(pool.nodes))

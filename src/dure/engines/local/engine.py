@@ -51,6 +51,8 @@ class LocalEngine:
     def __init__(self, root: Path, pools: Iterable[LocalPool], *, nvml: Nvml | None = None) -> None:
         self._root = root.absolute()
         self._nvml = nvml
+        self._slots: dict[str, tuple[tuple[str, ...], ...]] = {}
+        """By pool, the slots of its nodes when it last had any."""
         self._pools = {pool.pool_id: pool for pool in pools}
         if sum(pool.devices is Devices.NVML for pool in self._pools.values()) > 1:
             raise ValueError("devices is nvml in two pools; a machine's GPUs can be in one only")
@@ -126,21 +128,32 @@ class LocalEngine:
         """See `Engine.capacity`. GPUs are counted anew each time."""
         return tuple(
             PoolReport(
-                pool.pool_id,
+                pool,
                 tuple(
-                    NodeReport(ordinal, len(slots), up=not self._is_down(pool.pool_id, ordinal))
-                    for ordinal, slots in enumerate(node_slots(pool, self._nvml))
+                    NodeReport(ordinal, len(slots), up=up)
+                    for ordinal, (slots, up) in enumerate(self._nodes(pool))
                 ),
             )
-            for pool in self._pools.values()
+            for pool in self._pools
         )
 
     def log_path(self, attempt_id: str, rank: int) -> Path:
         """See `Engine.log_path`."""
         return self._attempts_folder / attempt_id / str(rank) / shim.LOG
 
-    def _is_down(self, pool_id: str, ordinal: int) -> bool:
-        return (self._root / "nodes" / pool_id / f"{ordinal}.down").exists()
+    def _nodes(self, pool_id: str) -> tuple[tuple[tuple[str, ...], bool], ...]:
+        """The slots of each of the pool's nodes, and whether it is up.
+
+        A node whose GPUs NVML no longer finds has those that it had, and is down.
+        """
+        found = node_slots(self._pools[pool_id], self._nvml)
+        if found:
+            self._slots[pool_id] = found
+        drained = self._root / "nodes" / pool_id
+        return tuple(
+            (slots, bool(found) and not (drained / f"{ordinal}.down").exists())
+            for ordinal, slots in enumerate(self._slots.get(pool_id, ()))
+        )
 
     def _accept(self, launch: Launch, folder: Path) -> Attempt:
         if not _ATTEMPT_ID.match(launch.attempt_id):
@@ -177,18 +190,19 @@ class LocalEngine:
         if launch.pool_id not in self._pools:
             raise LaunchRefusedError(f"this cluster has no pool {shown(launch.pool_id)}")
         pool = launch.pool_id
-        nodes = node_slots(self._pools[pool], self._nvml)
+        nodes = self._nodes(pool)
         taken = self._taken(pool)
         chosen = []
         for ordinal in launch.nodes:
             if not 0 <= ordinal < len(nodes):
                 raise LaunchRefusedError(f"pool {pool} has no node {ordinal}")
-            if self._is_down(pool, ordinal):
+            slots, up = nodes[ordinal]
+            if not up:
                 raise LaunchRefusedError(f"node {ordinal} of pool {pool} is down")
-            free = [slot for slot in nodes[ordinal] if (ordinal, slot) not in taken]
+            free = [slot for slot in slots if (ordinal, slot) not in taken]
             if len(free) < launch.gpus_per_node:
                 raise LaunchRefusedError(
-                    f"node {ordinal} of pool {pool} has {len(free)} of its {len(nodes[ordinal])} "
+                    f"node {ordinal} of pool {pool} has {len(free)} of its {len(slots)} "
                     f"GPUs free; the attempt needs {launch.gpus_per_node}"
                 )
             chosen.append(tuple(free[: launch.gpus_per_node]))
