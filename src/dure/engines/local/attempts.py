@@ -180,7 +180,7 @@ def _end(attempt_id: str, exits: tuple[RankExit, ...], started_ms: int | None) -
     failed = [e for e in exits if e.end not in _QUIET]
     stopped = [e for e in exits if e.end is EngineEnd.STOPPED]
     first = min(nodes or failed or stopped or exits, key=lambda e: (e.ended_ms, e.rank))
-    detail = first.detail if len(exits) == 1 else f"rank {first.rank}: {first.detail}"
+    whose = f"rank {first.rank}" if len(exits) > 1 and first.end is not EngineEnd.COMPLETED else ""
     return Observation(
         attempt_id=attempt_id,
         engine_id=attempt_id,
@@ -189,7 +189,7 @@ def _end(attempt_id: str, exits: tuple[RankExit, ...], started_ms: int | None) -
         ended_ms=max(e.ended_ms for e in exits),
         end=first.end,
         exit_code=first.exit_code,
-        detail=detail if first.detail else "",
+        detail=": ".join(filter(None, (whose, first.detail))),
     )
 
 

@@ -59,7 +59,6 @@ CAUSES: Final = {
     PEER: "stopped because another node of the job failed",
     LEASE_ENDED: "stopped because its lease ended without news from the control plane",
     MACHINE: "stopped because its machine is being shut down",
-    WALLTIME: "reached its walltime",
 }
 
 _POLL_S: Final = 0.2
@@ -361,14 +360,14 @@ class Shim:
     def _record(self, status: int, cause: str | None) -> None:
         code = os.waitstatus_to_exitcode(status)
         exit_code = code if code >= 0 else 128 - code
-        how = f"exit code {code}" if code >= 0 else f"ended by {_signal_name(-code)}"
+        # Only what the end and the exit code do not say themselves.
+        words = [CAUSES[cause]] if cause in {PEER, LEASE_ENDED, MACHINE} else []
+        if code < 0:
+            words.append(f"ended by {_signal_name(-code)}")
+        end = COMPLETED if code == 0 else ERRED
         if cause is not None:
             end = WALLTIME_REACHED if cause == WALLTIME else STOPPED
-            self._write_exit(end, exit_code, f"{CAUSES[cause]} ({how})")
-        elif code == 0:
-            self._write_exit(COMPLETED, 0, "")
-        else:
-            self._write_exit(ERRED, exit_code, how)
+        self._write_exit(end, exit_code, "; ".join(words))
 
     def _write_exit(self, end: str, exit_code: int | None, detail: str) -> None:
         ended_ms = time.time_ns() // 1_000_000
