@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -119,10 +120,46 @@ def test_jobs_lists_a_page_and_says_how_to_go_on(dure, plane, summary):
     done = dure("jobs", "--state", "queued", "--project", "vision", "--limit", "7")
     assert done.code == 0
     assert "j-12" in done.out
-    assert "--after c2" in done.out
+    assert "--after c2, or --all" in done.out
     query = plane.one("GET", "/v1/jobs").query
     assert query == {"project": "vision", "state": "queued", "limit": "7"}
     assert dure("jobs", "-o", "json").json["next"] == "c2"
+
+
+def test_jobs_shows_who_when_and_for_how_long(dure, plane, summary):
+    ended = summary(id="j-11", name="n" * 63, state=State.SUCCEEDED, ended_ms=NOW_MS - 50_000)
+    plane.on("GET", "/v1/jobs", JobPage((summary(tasks=1_000), ended), next=None))
+    done = dure("jobs")
+    assert max(map(len, done.out.splitlines())) <= 100
+    first = done.out.splitlines()[1].split()
+    assert first == [
+        "j-12",
+        "train",
+        "vision",
+        "kim",
+        "queued",
+        "1,000",
+        "2027-01-15T07:59Z",
+        "1:00",
+    ]
+    assert "10 s" in done.out
+
+
+@pytest.mark.parametrize("output", ["table", "json"])
+def test_jobs_all_follows_the_cursors(dure, plane, summary, output):
+    def page(asked):
+        assert asked.query["limit"] == "500"
+        assert asked.query["state"] == "running"
+        number = int(asked.query.get("after", "c0")[1:])
+        return JobPage((summary(id=f"j-{9 - number}"),), f"c{number + 1}" if number < 3 else None)
+
+    plane.on("GET", "/v1/jobs", page)
+    done = dure("jobs", "--all", "--state", "running", "-o", output)
+    assert done.code == 0
+    assert [done.out.count(f"j-{number}") for number in (9, 8, 7, 6)] == [1] * 4
+    assert "More" not in done.out
+    if output == "json":
+        assert done.json["next"] is None
 
 
 @pytest.mark.parametrize("tasks", [1, 120])
@@ -135,8 +172,34 @@ def test_show_says_where_and_why_there_and_what_it_cost(dure, plane, summary, ta
     for said in ("0.0444 GPU-h", "0.044444 credits", "2:00:00", "45 s"):
         assert said in done.out
     assert max(map(len, done.out.splitlines())) <= 100
-    assert ("last 50 attempts" in done.out) == (tasks == 120)
+    assert ("120: 120 failed" in done.out) == (tasks == 120)
+    assert ("20 of 120 tasks" in done.out) == (tasks == 120)
+    assert done.out.count("nhn-cloud/nhn-h200") == min(tasks, 20)
+    whole = dure("show", "j-12", "--all").out
+    assert whole.count("nhn-cloud/nhn-h200") == tasks
+    assert "Shown are" not in whole
     assert dure("show", "j-12", "-o", "json").json["tasks"][0]["attempts"][0]["exit_code"] == 3
+
+
+def test_show_picks_what_failed_and_what_runs_from_a_long_array(dure, plane, summary):
+    states = [State.SUCCEEDED] * 100
+    states[50:80] = [State.RUNNING] * 30
+    states[77], states[90] = State.QUEUED, State.FAILED
+    view = job_view(summary, 100)
+    tasks = tuple(
+        replace(task, state=state, attempts=() if state is State.QUEUED else task.attempts)
+        for task, state in zip(view.tasks, states, strict=True)
+    )
+    view = replace(view, summary=summary(tasks=5_000), tasks=tasks)
+    plane.on("GET", "/v1/jobs/j-12", view)
+    done = dure("show", "j-12")
+    rows = done.out.partition("exit\n")[2].splitlines()[:20]
+    assert [int(row.split()[0]) for row in rows] == [*range(50, 69), 90]
+    assert "Shown are 20 of 5,000 tasks" in done.out
+    assert "--all shows 100." in done.out
+    whole = dure("show", "j-12", "--all").out
+    assert "77  -" in whole.replace("        -", "  -")
+    assert "Shown are the first 100 of 5,000 tasks." in whole
 
 
 def test_why_gives_the_reason_now_then_the_story(dure, plane):
@@ -244,6 +307,7 @@ def test_usage_and_statement(dure, plane):
         operator="nhn-cloud", pool="nhn-h200", gpu_model="h200", started_ms=1, ended_ms=NOW_MS,
         cause=EndCause.COMPLETED, gpu_ms=3_600_000, unit=BudgetUnit.UCREDIT, charge=2_250_000,
         absorbed=False, factors=Factors(tariff_version="t", weight_milli=2_250), dispute=None,
+        refund=None,
     )  # fmt: skip
     plane.on("GET", "/v1/usage", UsagePage((line,), None))
     assert "2.25 credits" in dure("usage", "--job", "j-12").out

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from dure.cli.render import amount, emit, instant, line, plain, table
 from dure.cli.shell import Output, OutputOption, shell_of
-from dure.life import State
+from dure.life import LIVE, State
 from dure.units import duration, gpu_time_text
 from dure.views import JobPage, JobSummary, JobView, TaskView, Why
 
@@ -17,8 +18,13 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-ROWS_MAX: Final = 50
-"""Attempts that `show` lists; JSON has them all."""
+TASKS_SHOWN: Final = 20
+"""Tasks that `show` lists without --all; JSON has them all."""
+
+PAGE: Final = 500
+"""Jobs that `jobs --all` asks for at a time."""
+
+_TROUBLED: Final = (State.FAILED, State.TIMED_OUT, State.UNKNOWN)
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, j-812 say.")]
 
@@ -36,27 +42,42 @@ def register(app: typer.Typer) -> None:
         app.command(name)(command)
 
 
-def jobs(
+def jobs(  # noqa: PLR0913 (a command's parameters are its options)
     ctx: typer.Context,
     project: Annotated[str | None, typer.Option(help="Only of this project.")] = None,
     state: Annotated[State | None, typer.Option(help="Only in this state.")] = None,
     after: Annotated[str | None, typer.Option(help="Cursor of the page before.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=500, help="Jobs a page.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=PAGE, help="Jobs a page.")] = 50,
+    *,
+    all_: Annotated[bool, typer.Option("--all", help="All pages, not one.")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List jobs, newest first."""
+    """List jobs, newest first; elapsed is from acceptance to the end, or to now."""
     shell = shell_of(ctx)
     with shell.client() as client:
-        page = client.jobs(project=project, state=state, after=after, limit=limit)
-    emit(shell, output, page, lambda to: _show_page(to, page))
+        ask = partial(client.jobs, project=project, state=state, limit=PAGE if all_ else limit)
+        page = ask(after=after)
+        found = list(page.jobs)
+        while all_ and page.next:
+            page = ask(after=page.next)
+            found += page.jobs
+    page = JobPage(tuple(found), page.next)
+    emit(shell, output, page, lambda to: _show_page(to, page, shell.now_ms()))
 
 
-def show(ctx: typer.Context, job: JobArgument, output: OutputOption = Output.TABLE) -> None:
+def show(
+    ctx: typer.Context,
+    job: JobArgument,
+    *,
+    all_: Annotated[bool, typer.Option("--all", help=f"All its tasks, not {TASKS_SHOWN}.")] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
     """Show a job: its state, where its attempts ran and why there, what it used."""
     shell = shell_of(ctx)
     with shell.client() as client:
         view = client.job(job)
-    emit(shell, output, view, lambda to: _show_job(to, view, shell.now_ms()))
+    most = len(view.tasks) if all_ else TASKS_SHOWN
+    emit(shell, output, view, lambda to: _show_job(to, view, most, shell.now_ms()))
 
 
 def why(ctx: typer.Context, job: JobArgument, output: OutputOption = Output.TABLE) -> None:
@@ -113,49 +134,76 @@ def recall(ctx: typer.Context, job: JobArgument, output: OutputOption = Output.T
 # ---- what people see -----------------------------------------------------------------------------
 
 
-def _show_page(to: Console, page: JobPage) -> None:
-    columns = ("job", "name", "project", "state", "tasks", "accepted")
-    to.print(table(columns, [_row(job) for job in page.jobs], right={"tasks"}))
+def _show_page(to: Console, page: JobPage, now_ms: int) -> None:
+    rows = [
+        (
+            job.id,
+            job.name,
+            job.project,
+            job.submitter,
+            job.state,
+            f"{job.tasks:,}",
+            f"{instant(job.accepted_ms)[:16]}Z",
+            _ran(job.accepted_ms, job.ended_ms, now_ms),
+        )
+        for job in page.jobs
+    ]
+    columns = ("job", "name", "project", "by", "state", "tasks", "accepted", "elapsed")
+    to.print(table(columns, rows, right={"tasks", "elapsed"}))
     if page.next:
-        line(to, f"More: --after {page.next}")
+        line(to, f"More: --after {page.next}, or --all")
 
 
-def _row(job: JobSummary) -> Sequence[object]:
-    return job.id, job.name, job.project, job.state, job.tasks, instant(job.accepted_ms)
-
-
-def _show_job(to: Console, view: JobView, now_ms: int) -> None:
+def _show_job(to: Console, view: JobView, most: int, now_ms: int) -> None:
     job = view.summary
     to.print(_facts(view, now_ms))
-    attempts = [(task, attempt) for task in view.tasks for attempt in task.attempts]
-    if attempts:
-        rows = [
-            (
-                task.index,
-                attempt.number,
-                f"{attempt.operator}/{attempt.pool}",
-                attempt.cause or task.state,
-                instant(attempt.started_ms),
-                _ran(attempt.started_ms, attempt.ended_ms, now_ms),
-                attempt.exit_code,
-            )
-            for task, attempt in attempts[-ROWS_MAX:]
-        ]
+    tasks = _shown(view.tasks, most)
+    rows = [row for task in tasks for row in _rows(task, now_ms)]
+    if any(task.attempts for task in tasks):
         line(to, "")
         columns = ("task", "attempt", "where", "state", "started", "ran", "exit")
         to.print(table(columns, rows, right={"task", "attempt", "ran", "exit"}))
-        last = attempts[-1][1]
+        last = next(task.attempts[-1] for task in reversed(tasks) if task.attempts)
         line(to, f"Why there: {last.placed.sentence}")
         if last.detail:
             line(to, f"Its end: {last.detail}")
         if last.dispute:
             line(to, f"In dispute: {last.dispute}")
-    reasons = [task.reason.sentence for task in view.tasks if task.reason]
+    reasons = [task.reason.sentence for task in tasks if task.reason]
     if reasons:
         line(to, f"Last reason: {reasons[-1]}")
-    shown = min(len(attempts), ROWS_MAX)
-    if shown < len(attempts) or len(view.tasks) < job.tasks:
-        line(to, f"Shown are the last {shown} attempts of the first {len(view.tasks)} tasks.")
+    if len(tasks) < len(view.tasks):
+        line(
+            to,
+            f"Shown are {len(tasks)} of {job.tasks:,} tasks, failed, then live ones first; "
+            f"--all shows {'all' if len(view.tasks) == job.tasks else f'{len(view.tasks):,}'}.",
+        )
+    elif len(tasks) < job.tasks:
+        line(to, f"Shown are the first {len(tasks):,} of {job.tasks:,} tasks.")
+
+
+def _shown(tasks: Sequence[TaskView], most: int) -> Sequence[TaskView]:
+    """At most so many: what one looks for in a long array before the rest; by index."""
+
+    def rank(task: TaskView) -> tuple[bool, bool, int]:
+        return task.state not in _TROUBLED, task.state not in LIVE, task.index
+
+    return sorted(sorted(tasks, key=rank)[:most], key=lambda task: task.index)
+
+
+def _rows(task: TaskView, now_ms: int) -> Iterator[Sequence[object]]:
+    if not task.attempts:
+        yield task.index, None, None, task.state, None, None, None
+    for attempt in task.attempts:
+        yield (
+            task.index,
+            attempt.number,
+            f"{attempt.operator}/{attempt.pool}",
+            attempt.cause or task.state,
+            instant(attempt.started_ms),
+            _ran(attempt.started_ms, attempt.ended_ms, now_ms),
+            attempt.exit_code,
+        )
 
 
 def _facts(view: JobView, now_ms: int) -> Table:
@@ -163,10 +211,11 @@ def _facts(view: JobView, now_ms: int) -> Table:
     asked = spec.resources
     models = f" of {', '.join(asked.gpu_models)}" if asked.gpu_models else ""
     size = f"{asked.nodes} x {asked.gpus_per_node} GPUs{models}"
-    counts = ", ".join(f"{count} {state}" for state, count in view.counts.items())
+    counts = ", ".join(f"{count:,} {state}" for state, count in view.counts.items())
     facts = [
         ("job", f"{job.id} {job.name}"),
-        ("state", f"{job.state} ({counts})" if job.tasks > 1 else job.state),
+        ("state", job.state),
+        *([("tasks", f"{job.tasks:,}: {counts}")] if job.tasks > 1 else []),
         ("project", f"{job.project}, paid by {job.allocation}, submitted by {job.submitter}"),
         (
             "asked",
