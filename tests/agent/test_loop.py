@@ -325,6 +325,20 @@ def test_a_log_that_is_no_longer_taken_does_not_hold_up_the_end(bench):
     assert bench.report.detail == "the log of rank 0 was not taken whole"
 
 
+@pytest.mark.parametrize(
+    "attempt_id", ["../a-2", "/dev/null/a-2", "", ".", "A-2", "a-2\n", "a/2", "가", "a" * 64]
+)
+@pytest.mark.parametrize("wish", Wish)
+def test_an_order_whose_id_cannot_name_files_is_logged_and_left(bench, capsys, attempt_id, wish):
+    bench.control.reply = reply(order(attempt_id, wish=wish, outputs_dir="out"), order("a-1"))
+    bench.tick(times=3)
+    assert [launch.attempt_id for launch, _ in bench.engine.launches] == ["a-1"]
+    assert list(bench.control.reports) == ["a-1"]
+    assert {path.name for path in (bench.root / "agent").iterdir()} == {"cache", "records", "work"}
+    assert [path.name for path in bench.folder.parent.iterdir()] == ["a-1"]
+    assert capsys.readouterr().out.count("order-refused") == 1
+
+
 def test_two_orders_do_not_share_troubles(bench):
     bad = replace(order("a-1"), workdir=tree(gone=b"never uploaded"))
     bench.control.reply = reply(bad, order("a-2"))

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -37,6 +37,7 @@ from dure.engines import (
     PoolReport,
 )
 from dure.faults import crash_point
+from dure.text import SLUG, shown
 
 TRIES_MAX: Final = 3
 """How often preparing, or handing files over, may fail at this site before it is given up."""
@@ -89,6 +90,7 @@ class Agent:
         self._tries: dict[str, int] = {}
         self._resting: set[str] = set()
         self._strangers: set[str] = set()
+        self._refused: set[str] = set()
         self._wake = threading.Event()
 
     def run(self, stopping: threading.Event) -> None:
@@ -122,9 +124,9 @@ class Agent:
             log.warning("sync-failed", error=str(error), in_a_row=self._failed_syncs)
             return self._backoff_s()
         self._failed_syncs = 0
-        self._reply = reply
+        self._reply = self._vetted(reply)
         self._lease_until_ms = sent_ms + reply.lease_s * 1_000
-        self._extend(reply)
+        self._extend(self._reply)
         self.act()
         self._push_logs()
         return min(max(reply.interval_s, INTERVAL_MIN_S), INTERVAL_MAX_S)
@@ -194,6 +196,14 @@ class Agent:
         known |= dict.fromkeys(self._ready, Stage.READY)
         known |= {record.order.attempt_id: record.stage for record in self._records}
         return known | dict.fromkeys(self._settling, Stage.SETTLING)
+
+    def _vetted(self, reply: SyncReply) -> SyncReply:
+        """Without the orders whose ids cannot be the names of files here."""
+        for order in reply.orders:
+            if not SLUG.match(order.attempt_id) and order.attempt_id not in self._refused:
+                self._refused.add(order.attempt_id)
+                log.error("order-refused", attempt_id=shown(order.attempt_id))
+        return replace(reply, orders=tuple(o for o in reply.orders if SLUG.match(o.attempt_id)))
 
     def _extend(self, reply: SyncReply) -> None:
         for order in reply.orders:
