@@ -370,10 +370,11 @@ class Client:
                         return
                     last_id, failures = event.id, 0
                     yield event
+                failures = 0  # the server let go of it in order, to be asked again
             except httpx.TransportError as error:
-                if failures == STREAM_RETRIES:
+                failures += 1
+                if failures > STREAM_RETRIES:
                     raise UnreachableError(f"The stream of {stream.path} broke: {error}") from error
-            failures += 1
             time.sleep(STREAM_RETRY_S)
 
     def _connect(self, stream: Stream, last_id: str) -> Iterator[ServerSentEvent]:

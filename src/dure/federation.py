@@ -216,7 +216,7 @@ class Federation:
             for child in self.children:
                 code = child.ended()
                 if code is not None and child.again_at_s == 0.0:
-                    wait_s = min(RESTART_S_MAX, 2.0**child.failures)
+                    wait_s = min(RESTART_S_MAX, 2.0 ** min(child.failures, 8))
                     child.failures, child.again_at_s = child.failures + 1, now_s + wait_s
                     self.say(f"{child.name} ended ({code}); it starts again in {wait_s:.0f} s")
                 elif code is not None and now_s >= child.again_at_s:

@@ -32,6 +32,11 @@ class Settings:
             value = getattr(self, field)
             if not least <= value <= most:  # NaN is never between
                 raise ValueError(f"{field} is {value}; it must be from {least} to {most}")
+        if self.silent_after_s < 3 * self.sync_interval_s:
+            raise ValueError(
+                f"silent_after_s is {self.silent_after_s}; it must be at least three times "
+                f"sync_interval_s, which is {self.sync_interval_s}"
+            )
 
 
 _BOUNDS = (

@@ -112,7 +112,7 @@ def _open(
 
 def keep_reasons(connection: Connection, waits: Sequence[Wait], now_ms: int) -> None:
     """Keep why tasks wait; a new kind of reason is also an event."""
-    kept = jobs.queued_reasons(connection)
+    kept = jobs.queued_reasons(connection, [wait.task_id for wait in waits])
     for wait in waits:
         if wait.task_id not in kept or kept[wait.task_id] == wait.reason:
             continue

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
 
 from dure.agent.wire import Wish
 from dure.control.commit import commit, keep_reasons
@@ -174,7 +175,9 @@ def _settle(
                     task = jobs.task(connection, attempt.task)
                     advance(connection, task, observed.happened, moment.now_ms)
                     moved.append(attempt.job)
-        except Exception as error:  # noqa: BLE001  whatever it is, it is this attempt's alone
+        except OperationalError:
+            raise  # the database's own trouble is everybody's
+        except Exception as error:  # noqa: BLE001  whatever else it is, it is this attempt's alone
             stuck.append(Stuck(attempt.id, f"{type(error).__name__}: {error}"))
     conclude(connection, moved, moment.now_ms)
     return Settled(len(moved), tuple(stuck))

@@ -13,6 +13,7 @@ from dure.control.cycle import Control, Report, tick
 from dure.scenario import Scenario
 
 RETRY_S_MAX: Final = 30.0
+DOUBLINGS_MAX: Final = 8
 
 _LOG = structlog.get_logger("dure.control")
 
@@ -33,38 +34,42 @@ class ControlLoop(threading.Thread):
         self._now_ms = now_ms
         self._after = after
         self._awake = threading.Event()
-        self._stopping = False
+        self._stopping = threading.Event()
 
     def wake(self) -> None:
-        """Start a cycle at once."""
+        """Start a cycle at once, unless the last one failed: then it is not hurried."""
         self._awake.set()
 
     def stop(self) -> None:
         """Finish the cycle under way, and end."""
-        self._stopping = True
+        self._stopping.set()
         self._awake.set()
         self.join()
 
     def run(self) -> None:
         """Go round."""
         failures = 0
-        while not self._stopping:
+        while not self._stopping.is_set():
             self._awake.clear()
-            began_s = time.monotonic()
-            report = self._cycle()
-            self._after(report, time.monotonic() - began_s)
-            failures = 0 if report else failures + 1
-            wait_s = min(RETRY_S_MAX, self._control.settings.cycle_s * 2**failures)
-            self._awake.wait(wait_s)
+            failures = 0 if self._cycle() else failures + 1
+            if failures:
+                wait_s = self._control.settings.cycle_s * 2 ** min(failures, DOUBLINGS_MAX)
+                self._stopping.wait(min(RETRY_S_MAX, wait_s))
+            elif not self._stopping.is_set():
+                self._awake.wait(self._control.settings.cycle_s)
 
-    def _cycle(self) -> Report | None:
+    def _cycle(self) -> bool:
+        """One cycle; whether it went through."""
+        began_s = time.monotonic()
         try:
             report = tick(self._control, self._scenario(), self._now_ms())
+            self._after(report, time.monotonic() - began_s)
         except Exception:  # noqa: BLE001  outlives any one cycle; the next does what was left
             _LOG.exception("cycle-failed")
-            return None
+            self._after(None, time.monotonic() - began_s)
+            return False
         for violation in report.violations:
             _LOG.error("plan-violation", code=violation.code, sentence=violation.sentence)
         for stuck in report.stuck:
             _LOG.error("attempt-stuck", attempt=stuck.attempt, fault=stuck.fault)
-        return report
+        return True

@@ -13,13 +13,13 @@ from dure.engines import PoolReport
 from dure.fleet import Pool
 from dure.jobs import END_SLACK_S, JobSpec
 from dure.scenario import Scenario
-from dure.scheduling.world import AllocationState, Occupation, PoolState, Request, World
+from dure.scheduling.world import NEVER_MS, AllocationState, Occupation, PoolState, Request, World
 from dure.settings import Settings
 from dure.store import attempts, jobs, ledger, projects, sites
 from dure.store.attempts import Attempt
 from dure.store.jobs import Task
 from dure.store.sites import Site
-from dure.units import INT64_MAX, MS_PER_S
+from dure.units import MS_PER_S
 
 OFFLINE: Final = "offline"
 """Names the occupation that stands for GPUs a node should have and does not report."""
@@ -157,7 +157,7 @@ def _offline(pool: Pool, node: int, slots: int) -> Occupation:
         slots_per_node=slots,
         gpus=slots,
         allocation="",
-        ends_ms=INT64_MAX,
+        ends_ms=NEVER_MS,
     )
 
 

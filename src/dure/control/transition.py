@@ -94,13 +94,13 @@ def _task_values(task: Task, taken: Step, happened: Happened, now_ms: int) -> di
     if report is not None and report.checkpoint is not None and report.checkpoint.files:
         values["checkpoint"] = files.digest(report.checkpoint)
     if taken.to is State.QUEUED and taken.cause is not None:
-        values |= _requeue_values(task, happened.event, now_ms)
+        values |= _requeue_values(task, taken.cause, happened.event, now_ms)
     return values
 
 
-def _requeue_values(task: Task, event: Event, now_ms: int) -> dict[str, object]:
+def _requeue_values(task: Task, cause: EndCause, event: Event, now_ms: int) -> dict[str, object]:
     """A retry is spent; after platform faults the next attempt waits twice as long each time."""
-    if event is Event.ERRED:
+    if cause is EndCause.ERRED:
         return {"retries_left": max(0, task.retries_left - 1)}
     if event not in PLATFORM_FAULTS:
         return {}
@@ -122,7 +122,8 @@ def close_attempt(
     usage = Usage(
         attempt_id=attempt.id, gpus=attempt.gpus, started_ms=started_ms, ended_ms=ended_ms
     )
-    metered = metering.assess(usage, attempt.hold_gpu_ms, attempt.intended_ms, now_ms)
+    not_after_ms = max(now_ms, attempt.intended_ms)  # our own clock may have been set back
+    metered = metering.assess(usage, attempt.hold_gpu_ms, attempt.intended_ms, not_after_ms)
     charge = _post(connection, attempt, cause, metered, now_ms)
     attempts.change(
         connection,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from dure.scheduling.fit import Fit, FreeNodes
-from dure.scheduling.world import Occupation, PoolState, Reservation
+from dure.scheduling.world import NEVER_MS, Occupation, PoolState, Reservation
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,10 @@ class Lane:
         self._releases: list[Release] = []
         free = dict.fromkeys(() if state.silent else state.nodes, state.pool.gpus_per_node)
         for held in occupations:
-            ends_ms = max(held.ends_ms, now_ms)
-            self._releases.append(Release(ends_ms, held.job_id, held.nodes, held.slots_per_node))
+            if held.ends_ms < NEVER_MS:
+                ends_ms = max(held.ends_ms, now_ms)
+                release = Release(ends_ms, held.job_id, held.nodes, held.slots_per_node)
+                self._releases.append(release)
             for node in held.nodes:
                 if node in free:
                     free[node] -= held.slots_per_node

@@ -145,7 +145,7 @@ class _Checker:
                     self.world.now_ms,
                     budget.allocation.subsidy_milli,
                 )
-                hold = charge_ucredit(gpu_ms, priced_by)
+                hold = max(1, charge_ucredit(gpu_ms, priced_by))
             except ValueError as no_price:
                 yield Violation("hold", f"task {request.task_id} has no price: {no_price}")
                 return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dure import metering, policy
+from dure import ledger, metering, policy
 from dure.allocations import Allocation, BudgetUnit
 from dure.errors import Reason, RefusedError
 from dure.fleet import Pool
@@ -167,7 +167,7 @@ def _priced(world: World, request: Request, allocation: Allocation, pool: Pool) 
                 world.now_ms,
                 allocation.subsidy_milli,
             )
-            hold = metering.charge_ucredit(hold_gpu_ms, factors)
+            hold = ledger.hold_amount(allocation.unit, hold_gpu_ms, factors)
         except ValueError as no_price:
             return _bar(pool, explain.NO_PRICE, f"has no price: {no_price}")
     return Offer(

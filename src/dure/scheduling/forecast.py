@@ -20,6 +20,7 @@ from dure.scheduling.eligible import Eligible, Offer, eligible
 from dure.scheduling.order import in_order, turn
 from dure.scheduling.place import Pass
 from dure.scheduling.world import (
+    NEVER_MS,
     AllocationState,
     Forecast,
     Occupation,
@@ -219,7 +220,13 @@ def _less(state: AllocationState, spent: int) -> AllocationState:
 
 def _later(world: World, request: Request) -> World | None:
     """The world at the next step: some ends later, or where a window opens. None: nothing comes."""
-    ends = sorted({max(held.ends_ms, world.now_ms + 1) for held in world.occupations})
+    ends = sorted(
+        {
+            max(held.ends_ms, world.now_ms + 1)
+            for held in world.occupations
+            if held.ends_ms < NEVER_MS
+        }
+    )
     waited_for = {request.allocation, *(other.allocation for other in world.requests)}
     opens = [
         state.allocation.starts_ms

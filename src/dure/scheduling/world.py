@@ -7,6 +7,7 @@ checks again (`check.py`) and drops what has gone stale.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from dure.allocations import Allocation
 from dure.errors import Reason
@@ -14,6 +15,10 @@ from dure.fleet import Pool
 from dure.jobs import Resources, Tier
 from dure.metering import Tariff
 from dure.policy import Rules
+from dure.units import INT64_MAX
+
+NEVER_MS: Final = INT64_MAX
+"""The end of an occupation that nobody can foresee: a GPU that its node does not report, say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +49,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Occupation:
-    """Node slots that a live attempt keeps until `ends_ms` at the latest."""
+    """Node slots that a live attempt keeps until `ends_ms` at the latest, or NEVER_MS."""
 
     attempt_id: str
     task_id: int

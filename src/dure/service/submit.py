@@ -11,10 +11,11 @@ from sqlalchemy import Connection, insert, select
 from dure import codec
 from dure.allocations import Allocation
 from dure.control.snapshot import Moment, plan_only, request, request_for, world
-from dure.control.transition import release
+from dure.control.transition import conclude, release
 from dure.errors import NotFoundError, Reason, RefusedError
 from dure.faults import crash_point
 from dure.jobs import DependencyKind, JobSpec
+from dure.life import TERMINAL
 from dure.people import Action, Principal
 from dure.scheduling import forecast, refusal
 from dure.scheduling.world import Forecast
@@ -131,8 +132,8 @@ def _accept(
         reason = Reason("accepted", _accepted(new))
         happening = Happening(project=asked.spec.project, job=number, reason=reason)
         events.write(connection, happening, moment.now_ms)
-        if new.depends_on:
-            release(connection, number, moment.now_ms)
+        if new.depends_on and release(connection, number, moment.now_ms) in TERMINAL:
+            conclude(connection, [number], moment.now_ms)
         numbers[asked.spec.name] = accepted[position] = number
     return [accepted[position] for position in sorted(accepted)]
 

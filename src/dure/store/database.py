@@ -16,6 +16,8 @@ from typing import Any, Final
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 
 BUSY_TIMEOUT_S: Final = 30
+CONNECTIONS: Final = 40
+"""As many are kept open as the API has threads; more are opened when they are needed."""
 _WRITE: Final = "dure_write"
 
 
@@ -48,6 +50,8 @@ def _engine(path: Path) -> Engine:
     engine = create_engine(
         URL.create("sqlite", database=str(path)),
         connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
+        pool_size=CONNECTIONS,
+        max_overflow=-1,
     )
 
     @event.listens_for(engine, "connect")

@@ -214,10 +214,12 @@ def queue(connection: Connection, now_ms: int, depth: int) -> tuple[Task, ...]:
     return tuple(_task(row) for row in connection.execute(query))
 
 
-def queued_reasons(connection: Connection) -> dict[int, Reason | None]:
-    """Why each queued task waits, as far as it was said."""
+def queued_reasons(connection: Connection, ids: Sequence[int]) -> dict[int, Reason | None]:
+    """Of those tasks, the ones that are queued, and why they wait as far as it was said."""
     rows = connection.execute(
-        select(tasks.c.id, tasks.c.reason_code, tasks.c.reason).where(tasks.c.state == State.QUEUED)
+        select(tasks.c.id, tasks.c.reason_code, tasks.c.reason).where(
+            tasks.c.state == State.QUEUED, tasks.c.id.in_(ids)
+        )
     )
     return {
         row.id: Reason(row.reason_code, row.reason) if row.reason_code else None for row in rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+from pydantic import ValidationError
 from sqlalchemy import Connection, Row, func, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
@@ -75,18 +76,24 @@ def _report(document: str) -> SyncRequest:
     return codec.read(SyncRequest, document)
 
 
-def _site(row: Row[tuple[object, ...]]) -> Site:
+def _site(row: Row[tuple[object, ...]]) -> Site | None:
+    """None for a report that an earlier version wrote in another form: as if it was never heard."""
+    try:
+        report = _report(row.report)
+    except ValidationError:
+        return None
     return Site(
         cluster=row.cluster,
         received_ms=row.received_ms,
         answered_ms=row.answered_ms,
-        report=_report(row.report),
+        report=report,
     )
 
 
 def all_sites(connection: Connection) -> tuple[Site, ...]:
     """Every site that ever reported, by cluster."""
-    return tuple(map(_site, connection.execute(select(sites).order_by(sites.c.cluster))))
+    rows = connection.execute(select(sites).order_by(sites.c.cluster))
+    return tuple(site for row in rows if (site := _site(row)) is not None)
 
 
 def find(connection: Connection, cluster: str) -> Site | None:
