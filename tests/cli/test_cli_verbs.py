@@ -311,6 +311,8 @@ def test_usage_and_statement(dure, plane):
     )  # fmt: skip
     plane.on("GET", "/v1/usage", UsagePage((line,), None))
     assert "2.25 credits" in dure("usage", "--job", "j-12").out
+    plane.on("GET", "/v1/usage", UsagePage((replace(line, refund="A site's fault."),), None))
+    assert "given back" in dure("usage").out
     sums = StatementLine(
         project="vision", allocation="vision-2027", operator="nhn-cloud", gpu_model="h200",
         attempts=1, gpu_ms=3_600_000, unit=BudgetUnit.UCREDIT, charge=2_250_000,

@@ -18,7 +18,7 @@ from dure.draft import gpu_model_from_text
 from dure.errors import RefusedError
 from dure.text import shown
 from dure.units import gpu_time_text, ucredit_from_text
-from dure.views import AllocationView, Statement, UsagePage
+from dure.views import AllocationView, Statement, UsageLine, UsagePage
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -281,7 +281,7 @@ def _show_usage(to: Console, page: UsagePage) -> None:
             instant(one.ended_ms),
             one.cause,
             gpu_time_text(one.gpu_ms),
-            "absorbed" if one.absorbed else amount(one.charge, one.unit),
+            _charge(one),
         )
         for one in page.lines
     ]
@@ -289,6 +289,12 @@ def _show_usage(to: Console, page: UsagePage) -> None:
     to.print(table(columns, rows, right={"task", "GPU time", "charge"}))
     if page.next:
         line(to, f"More: --after {page.next}")
+
+
+def _charge(one: UsageLine) -> str:
+    if one.absorbed:
+        return "absorbed"
+    return "given back" if one.refund else amount(one.charge, one.unit)
 
 
 def _show_statement(to: Console, sums: Statement) -> None:
