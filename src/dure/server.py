@@ -10,6 +10,7 @@ import fcntl
 import os
 import secrets
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,10 +90,11 @@ def serve(config: ServerConfig) -> None:
         RefusedError: the folder is in use, or was written by a newer Dure, or has no scenario.
     """
     os.umask(0o077)  # what is kept here is nobody else's to read
+    told_to_stop = threading.Event()
     for signal_ in (signal.SIGTERM, signal.SIGINT):
         # uvicorn takes these over while it serves, and raises them again once it has stopped:
         # then there is still the loop to end and the database to close.
-        signal.signal(signal_, lambda *_: None)
+        signal.signal(signal_, lambda *_: told_to_stop.set())
     with only_one(config.data):
         database = Database(config.data / DATABASE)
         migrate(database)
@@ -101,11 +103,11 @@ def serve(config: ServerConfig) -> None:
                 sites.load_scenario(connection, config.scenario, now_ms())
             if sites.scenario_version(connection) == 0:
                 raise RefusedError("no-scenario", f"{config.data} has no scenario; name one.")
-        _run(config, database)
+        _run(config, database, told_to_stop)
         database.close()
 
 
-def _run(config: ServerConfig, database: Database) -> None:
+def _run(config: ServerConfig, database: Database, told_to_stop: threading.Event) -> None:
     up_since_ms = now_ms()
     metrics, pulse = Metrics(), Pulse()
     service = Service(
@@ -144,6 +146,8 @@ def _run(config: ServerConfig, database: Database) -> None:
     loop.start()
     _LOG.info("serving", url=f"http://{config.host}:{config.port}", data=str(config.data))
     try:
+        if told_to_stop.is_set():
+            return
         uvicorn.run(
             app,
             host=config.host,

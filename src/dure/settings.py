@@ -22,6 +22,9 @@ class Settings:
     """More patience on our side than on the site's: it stops its attempts before we move them."""
     missing_confirm_s: float = 10.0
     """An engine must deny an attempt twice, so far apart: Slurm saves its state every 5 s."""
+    start_patience_s: int = 1_800
+    """How long a site may take to fetch an attempt's files and have its engine accept it, before
+    the attempt is taken back and tried elsewhere."""
     overdue_margin_s: int = 120
     """After walltime and grace, how long until we order an attempt to stop ourselves."""
     queue_depth: int = 5_000
@@ -46,6 +49,7 @@ _BOUNDS = (
     ("lease_s", 10, 30 * 24 * 3_600),
     ("lease_margin_s", 1, 3_600),
     ("missing_confirm_s", 1, 3_600),
+    ("start_patience_s", 10, 24 * 3_600),
     ("overdue_margin_s", 1, 24 * 3_600),
     ("queue_depth", 1, 1_000_000),
 )

@@ -8,6 +8,7 @@ from dure.agent.wire import AttemptReport, Wish
 from dure.allocations import Allocation, AllocationKind
 from dure.client import ApiError
 from dure.control.cycle import tick
+from dure.control.loop import ControlLoop
 from dure.engines import EngineEnd, Phase
 from dure.jobs import Array, Checkpoint, Dependency, DependencyKind, Resources
 from dure.journal import JournalKind
@@ -444,3 +445,155 @@ def test_an_attempt_that_cannot_be_settled_does_not_stop_the_others(nation: Nati
     assert len(report.stuck) == 1
     assert lab.job(good).summary.state is State.SUCCEEDED
     assert lab.job(broken).summary.state is State.RUNNING
+
+
+def test_a_node_that_lacks_a_gpu_delays_what_needs_it_whole_and_nothing_else(
+    nation: Nation, site: Site
+):
+    lab = nation.lab()
+    site.nodes, site.gpus = 1, 7
+    whole, small = submit(
+        lab, spec(name="whole"), spec(name="small", resources=Resources(gpu_models=("b200",)))
+    )
+    site.start_all()
+
+    assert lab.job(small).summary.state is State.RUNNING
+    assert lab.job(whole).summary.state is State.QUEUED
+    assert lab.why(whole).tasks[0].reason
+
+
+def test_a_capped_array_does_not_hide_other_projects_jobs(nation: Nation, site: Site):
+    lab = nation.lab()
+    many = Array(tuple(range(6_000)), max_running=1)
+    small = Resources(gpu_models=("b200",))
+    submit(lab, spec(array=many, resources=small, priority=100))
+    other = nation.lab("other")
+    (job,) = submit(other, spec(project="other", resources=small))
+    site.start_all()
+
+    assert other.job(job).summary.state is State.RUNNING
+
+
+def test_what_waits_when_its_allocation_ends_is_cancelled_and_says_so(nation: Nation, site: Site):
+    lab = nation.lab()
+    site.nodes = 0
+    then = Dependency(DependencyKind.AFTEROK, "first")
+    first, last = submit(lab, spec(name="first"), spec(name="last", dependencies=(then,)))
+    nation.pass_s(366 * DAY_MS / 1_000)
+    site.round()
+
+    assert lab.job(first).summary.state is State.CANCELLED
+    assert lab.job(last).summary.state is State.CANCELLED
+    assert "ended before it could start" in lab.why(first).tasks[0].reason.sentence
+
+
+def test_an_engine_that_does_not_answer_is_given_nothing_new(nation: Nation, site: Site):
+    lab = nation.lab()
+    site.sync()
+    site.answers = False
+    nation.pass_s(SETTINGS.silent_after_s + 1)
+    (job,) = submit(lab, spec())
+    site.round()
+
+    assert lab.job(job).summary.state is State.QUEUED
+
+
+def test_what_a_site_never_gets_started_is_taken_back(nation: Nation, site: Site):
+    lab = nation.lab()
+    (job,) = submit(lab, spec())
+    site.round()
+    stuck = site.orders[f"{job}.0"]
+    for _ in range(SETTINGS.start_patience_s // 20 + 2):
+        nation.pass_s(20)
+        site.round()
+    assert site.orders[f"{job}.0"].wish is Wish.STOP
+    site.end(stuck, EngineEnd.STOPPED)
+    site.round()
+
+    again = site.orders[f"{job}.0"]
+    assert again.attempt_id != stuck.attempt_id
+    assert lab.allocation("lab-hours").spent == 0
+
+
+def test_a_clock_that_is_set_forward_loses_no_attempt(nation: Nation, site: Site):
+    lab = nation.lab()
+    (job,) = submit(lab, spec(walltime_s=100_000))
+    site.start_all()
+    loop = ControlLoop(nation.control, lambda: KOREA, lambda: nation.now_ms, lambda *_: None)
+    assert loop._cycle()
+    nation.pass_s(30 * 86_400)
+    assert loop._cycle()
+
+    assert lab.job(job).summary.state is State.RUNNING
+    assert len(lab.job(job).tasks[0].attempts) == 1
+
+
+def test_a_clock_that_is_set_back_settles_what_ends(nation: Nation, site: Site):
+    lab = nation.lab()
+    (job,) = submit(lab, spec())
+    site.start_all()
+    nation.pass_s(-3_600)
+    site.end(site.orders[f"{job}.0"], EngineEnd.COMPLETED, 0)
+    site.round()
+
+    assert lab.job(job).summary.state is State.SUCCEEDED
+    nation.assert_book_in_order()
+
+
+def test_a_recalled_attempt_that_errs_spends_no_retry(nation: Nation, site: Site):
+    lab = nation.lab()
+    (job,) = submit(lab, spec(retries=1))
+    site.start_all()
+    nation.admin.recall(job)
+    site.end(site.orders[f"{job}.0"], EngineEnd.ERRED, 143)
+    site.round()
+    site.start_all()
+    site.end(site.orders[f"{job}.0"], EngineEnd.ERRED, 1)
+    site.round()
+
+    assert lab.job(job).summary.state is not State.FAILED
+
+
+def test_a_job_cancelled_as_it_is_accepted_leaves_no_secrets(nation: Nation, site: Site):
+    lab = nation.lab()
+    (first,) = submit(lab, spec())
+    lab.cancel(first)
+    after = Dependency(DependencyKind.AFTEROK, first)
+    lab.submit(submission(spec(dependencies=(after,)), secrets={"T": "x"}), key="late")
+
+    with nation.database.read() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM secrets").scalar() == 0
+
+
+def test_a_free_job_runs_on_an_allocation_with_next_to_nothing(nation: Nation, site: Site):
+    nation.project("lab")
+    nation.admin.award(
+        Allocation(
+            id="free",
+            project="lab",
+            kind=AllocationKind.HOURS,
+            starts_ms=nation.now_ms,
+            ends_ms=nation.now_ms + DAY_MS,
+            credit_ucredit=1,
+            subsidy_milli=1_000,
+        )
+    )
+    lab = nation.member("lab", "lab-member")
+    jobs = submit(lab, spec(name="a"), spec(name="b"))
+    site.start_all()
+
+    assert [lab.job(job).summary.state for job in jobs] == [State.RUNNING, State.QUEUED]
+    assert lab.why(jobs[1]).tasks[0].reason.code == "allocation-held"
+
+
+def test_the_loop_outlives_any_number_of_failed_cycles(nation: Nation):
+    reports: list[object] = []
+    broken = ControlLoop(
+        nation.control,
+        lambda: 1 // 0,
+        lambda: nation.now_ms,
+        lambda report, _: reports.append(report),
+    )
+
+    assert [broken._cycle() for _ in range(3)] == [False, False, False]
+    assert reports == [None, None, None]

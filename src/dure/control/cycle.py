@@ -7,7 +7,7 @@ The scheduler in steps 3 and 4 is the very code that a rehearsal runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from sqlalchemy import Connection
@@ -17,10 +17,10 @@ from dure.agent.wire import Wish
 from dure.control.commit import commit, keep_reasons
 from dure.control.observe import Heard, Observed, observe
 from dure.control.snapshot import Moment, snapshot
-from dure.control.transition import advance, conclude
+from dure.control.transition import Happened, advance, conclude
 from dure.errors import Reason
 from dure.faults import crash_point
-from dure.life import State
+from dure.life import Event, State
 from dure.scenario import Scenario
 from dure.scheduling import schedule
 from dure.scheduling.check import Violation, violations
@@ -44,6 +44,15 @@ class Control:
     settings: Settings
     up_since_ms: int
     new_attempt_id: Callable[[], str]
+
+
+def begin_anew(control: Control, now_ms: int) -> Control:
+    """After the clock was set: nobody has been silent yet, and every lease starts again."""
+    until_ms = now_ms + control.settings.lease_s * MS_PER_S
+    with control.database.write() as connection:
+        open_ids = [attempt.id for attempt in attempts.open_attempts(connection)]
+        attempts.extend_leases(connection, open_ids, until_ms)
+    return replace(control, up_since_ms=now_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +124,9 @@ def tick(control: Control, scenario: Scenario, now_ms: int) -> Report:
             crash_point("cycle.before-committed", when=placed > 0)
     crash_point("cycle.committed", when=placed > 0)
     # 6 act: what each agent should now run is what was committed; it is told at its next sync.
-    # What runs on past its walltime and grace is ordered to stop.
+    # What goes on past its time, or waits past it, is ended.
     with database.write() as connection:
-        overdue = _stop_overdue(connection, moment)
+        overdue = _end_what_is_over(connection, moment)
     # 7 report: why what waits does so, and what this cycle did
     with database.write() as connection:
         keep_reasons(connection, plan.waits, now_ms)
@@ -197,22 +206,54 @@ def _keep_facts(connection: Connection, observed: Observed) -> None:
         attempts.change(connection, attempt.id, **facts)
 
 
-def _stop_overdue(connection: Connection, moment: Moment) -> int:
-    margin_ms = moment.settings.overdue_margin_s * MS_PER_S
-    stopped = 0
+def _end_what_is_over(connection: Connection, moment: Moment) -> int:
+    """Order what is past its walltime to stop, take back what its site does not get started, cancel
+    what waits for an allocation that has ended; how many were ordered to stop.
+    """
+    overdue, moved = 0, []
     for attempt in attempts.open_attempts(connection):
-        if attempt.wish is Wish.STOP or attempt.started_ms is None:
+        if attempt.wish is Wish.STOP:
             continue
-        if moment.now_ms - attempt.started_ms <= attempt.occupied_ms + margin_ms:
-            continue
-        attempts.change(connection, attempt.id, wish=Wish.STOP)
-        happening = Happening(
-            project=jobs.spec_of(connection, attempt.job).project,
-            job=attempt.job,
-            task=attempt.task,
-            attempt=attempt.id,
-            reason=Reason("overdue", "runs past its walltime and grace; ordered to stop"),
-        )
-        events.write(connection, happening, moment.now_ms)
-        stopped += 1
-    return stopped
+        if _is_overdue(attempt, moment):
+            _order_to_stop(connection, attempt, moment.now_ms)
+            overdue += 1
+        elif _is_unstarted(attempt, moment):
+            task = jobs.task(connection, attempt.task)
+            advance(
+                connection, task, Happened(event=Event.RECALL, reason=_UNSTARTED), moment.now_ms
+            )
+            moved.append(task.job)
+    for task in jobs.expired(connection, moment.now_ms, BATCH):
+        text = f"cancelled: allocation {task.allocation} ended before it could start"
+        happened = Happened(event=Event.CANCEL, reason=Reason("allocation-ended", text))
+        advance(connection, task, happened, moment.now_ms)
+        moved.append(task.job)
+    conclude(connection, moved, moment.now_ms)
+    return overdue
+
+
+_UNSTARTED: Final = Reason(
+    "not-started", "its site did not get it started in time; it goes back to the queue"
+)
+
+
+def _is_overdue(attempt: Attempt, moment: Moment) -> bool:
+    limit_ms = attempt.occupied_ms + moment.settings.overdue_margin_s * MS_PER_S
+    return attempt.started_ms is not None and moment.now_ms - attempt.started_ms > limit_ms
+
+
+def _is_unstarted(attempt: Attempt, moment: Moment) -> bool:
+    patience_ms = moment.settings.start_patience_s * MS_PER_S
+    return attempt.engine_id is None and moment.now_ms - attempt.intended_ms > patience_ms
+
+
+def _order_to_stop(connection: Connection, attempt: Attempt, now_ms: int) -> None:
+    attempts.change(connection, attempt.id, wish=Wish.STOP)
+    happening = Happening(
+        project=jobs.spec_of(connection, attempt.job).project,
+        job=attempt.job,
+        task=attempt.task,
+        attempt=attempt.id,
+        reason=Reason("overdue", "runs past its walltime and grace; ordered to stop"),
+    )
+    events.write(connection, happening, now_ms)

@@ -9,11 +9,13 @@ from typing import Final
 
 import structlog
 
-from dure.control.cycle import Control, Report, tick
+from dure.control.cycle import Control, Report, begin_anew, tick
 from dure.scenario import Scenario
+from dure.units import MS_PER_S
 
 RETRY_S_MAX: Final = 30.0
 DOUBLINGS_MAX: Final = 8
+CLOCK_STEP_MS: Final = 5_000
 
 _LOG = structlog.get_logger("dure.control")
 
@@ -35,6 +37,7 @@ class ControlLoop(threading.Thread):
         self._after = after
         self._awake = threading.Event()
         self._stopping = threading.Event()
+        self._clocks = (now_ms(), time.monotonic())
 
     def wake(self) -> None:
         """Start a cycle at once, unless the last one failed: then it is not hurried."""
@@ -62,7 +65,8 @@ class ControlLoop(threading.Thread):
         """One cycle; whether it went through."""
         began_s = time.monotonic()
         try:
-            report = tick(self._control, self._scenario(), self._now_ms())
+            now_ms = self._steady_now_ms()
+            report = tick(self._control, self._scenario(), now_ms)
             self._after(report, time.monotonic() - began_s)
         except Exception:  # noqa: BLE001  outlives any one cycle; the next does what was left
             _LOG.exception("cycle-failed")
@@ -73,3 +77,17 @@ class ControlLoop(threading.Thread):
         for stuck in report.stuck:
             _LOG.error("attempt-stuck", attempt=stuck.attempt, fault=stuck.fault)
         return True
+
+    def _steady_now_ms(self) -> int:
+        """Now; where the wall clock was set, begin anew as after a restart.
+
+        Else a step forward would look like the silence of every site and the end of every lease.
+        """
+        now_ms, steady_s = self._now_ms(), time.monotonic()
+        before_ms, before_s = self._clocks
+        self._clocks = (now_ms, steady_s)
+        step_ms = (now_ms - before_ms) - (steady_s - before_s) * MS_PER_S
+        if abs(step_ms) > CLOCK_STEP_MS:
+            _LOG.warning("clock-was-set", step_ms=round(step_ms))
+            self._control = begin_anew(self._control, now_ms)
+        return now_ms

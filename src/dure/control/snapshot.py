@@ -35,8 +35,11 @@ class Moment:
     settings: Settings
 
     def is_silent(self, site: Site) -> bool:
-        """Whether a site has not synced for too long; our own absence is not its silence."""
-        heard_ms = max(site.received_ms, self.up_since_ms)
+        """Whether a site, or its engine, has said nothing for too long.
+
+        Our own absence is not its silence.
+        """
+        heard_ms = max(min(site.received_ms, site.answered_ms), self.up_since_ms)
         return self.now_ms - heard_ms > self.settings.silent_after_s * MS_PER_S
 
 

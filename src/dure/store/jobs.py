@@ -15,10 +15,12 @@ from dure import codec
 from dure.errors import Reason
 from dure.jobs import DependencyKind, JobSpec
 from dure.life import LIVE, PLATFORM_RETRIES, TERMINAL, State, job_state
-from dure.store.schema import job_dependencies, jobs, tasks
+from dure.store.schema import allocations, job_dependencies, jobs, tasks
 from dure.views import JobSummary, TaskWhy
 
 TASKS_SHOWN_MAX: Final = 1_000
+QUEUED_OF_JOB_MAX: Final = 256
+QUEUED_OF_ALLOCATION_MAX: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,11 +207,44 @@ def exit_codes(connection: Connection, job: int) -> dict[int, int]:
 
 
 def queue(connection: Connection, now_ms: int, depth: int) -> tuple[Task, ...]:
-    """The first `depth` tasks that want a place: by priority, then age."""
+    """The first `depth` tasks that want a place and may have one: by priority, then age.
+
+    Of one job and of one allocation only so many stand in it: what cannot start for its own
+    project's reasons must not keep others from being looked at.
+    """
+    order = (tasks.c.priority.desc(), tasks.c.id)
+    ranked = (
+        select(
+            tasks.c.id,
+            func.row_number().over(partition_by=tasks.c.job, order_by=order).label("in_job"),
+            func.row_number()
+            .over(partition_by=jobs.c.allocation, order_by=order)
+            .label("in_allocation"),
+        )
+        .join_from(tasks, jobs)
+        .join(allocations, allocations.c.id == jobs.c.allocation)
+        .where(
+            tasks.c.state == State.QUEUED,
+            tasks.c.not_before_ms <= now_ms,
+            allocations.c.starts_ms <= now_ms,
+            allocations.c.ends_ms > now_ms,
+        )
+        .subquery()
+    )
+    heads = select(ranked.c.id).where(
+        ranked.c.in_job <= QUEUED_OF_JOB_MAX, ranked.c.in_allocation <= QUEUED_OF_ALLOCATION_MAX
+    )
+    query = _TASK.where(tasks.c.id.in_(heads)).order_by(*order).limit(depth)
+    return tuple(_task(row) for row in connection.execute(query))
+
+
+def expired(connection: Connection, now_ms: int, limit: int) -> tuple[Task, ...]:
+    """Tasks that wait for a place, or for other jobs, while their allocation has ended."""
     query = (
-        _TASK.where(tasks.c.state == State.QUEUED, tasks.c.not_before_ms <= now_ms)
-        .order_by(tasks.c.priority.desc(), tasks.c.id)
-        .limit(depth)
+        _TASK.join(allocations, allocations.c.id == jobs.c.allocation)
+        .where(tasks.c.state.in_([State.WAITING, State.QUEUED]), allocations.c.ends_ms <= now_ms)
+        .order_by(tasks.c.id)
+        .limit(limit)
     )
     return tuple(_task(row) for row in connection.execute(query))
 
