@@ -95,6 +95,7 @@ def usage(run):
             subsidy_milli=0,
         ),
         dispute=None,
+        refund=None,
     )
 
 

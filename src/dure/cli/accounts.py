@@ -143,7 +143,9 @@ def _audit_online(shell: Shell, anchor: Anchor | None, export: Path | None) -> A
                 auditor.add(journal)
     found = auditor.result()
     if export is not None:
-        shell.say(f"{export} holds {found.journals:,} journals; only you can read it.")
+        shell.say(
+            f"{export} holds the book up to journal {found.head_seq:,}; only you can read it."
+        )
     return found
 
 
