@@ -129,13 +129,15 @@ class Nation:
         self.admin.add_member(project, MemberRequest(person=person, role=role))
         return self.client(self.token(person, TokenScope.READ, TokenScope.SUBMIT, TokenScope.ADMIN))
 
-    def hours(self, project: str, credit: float = 1_000, name: str | None = None) -> str:
+    def hours(
+        self, project: str, credit: float = 1_000, name: str | None = None, days: int = 365
+    ) -> str:
         allocation = Allocation(
             id=name or f"{project}-hours",
             project=project,
             kind=AllocationKind.HOURS,
             starts_ms=self.now_ms - DAY_MS,
-            ends_ms=self.now_ms + 365 * DAY_MS,
+            ends_ms=self.now_ms + days * DAY_MS,
             credit_ucredit=round(credit * UCREDIT_PER_CREDIT),
         )
         self.admin.award(allocation)

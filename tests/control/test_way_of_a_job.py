@@ -475,11 +475,13 @@ def test_a_capped_array_does_not_hide_other_projects_jobs(nation: Nation, site: 
 
 
 def test_what_waits_when_its_allocation_ends_is_cancelled_and_says_so(nation: Nation, site: Site):
-    lab = nation.lab()
+    nation.project("lab")
+    nation.hours("lab", days=10)
+    lab = nation.member("lab", "lab-member")
     site.nodes = 0
     then = Dependency(DependencyKind.AFTEROK, "first")
     first, last = submit(lab, spec(name="first"), spec(name="last", dependencies=(then,)))
-    nation.pass_s(366 * DAY_MS / 1_000)
+    nation.pass_s(11 * DAY_MS / 1_000)
     site.round()
 
     assert lab.job(first).summary.state is State.CANCELLED
