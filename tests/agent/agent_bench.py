@@ -151,10 +151,14 @@ class FakeEngine:
         self.refuses = False
         self.hangs_up = False
         """The next submit is carried out, and answered with an error."""
+        self.drops = False
+        """Submits are answered with an error, and not carried out."""
 
     def submit(self, launch, folder):
         if self.refuses:
             raise LaunchRefusedError("no such node")
+        if self.drops:
+            raise EngineError("timed out")
         if launch.attempt_id not in self.seen:
             self.launches.append((launch, folder))
             self.become(launch.attempt_id, Phase.ACCEPTED)

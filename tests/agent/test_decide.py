@@ -33,7 +33,7 @@ def verb(reply_, observations=(), **known):
         (None, Verb.PREPARE, Verb.END_UNSTARTED, None, None),
         (Stage.PREPARING, None, Verb.END_UNSTARTED, Verb.FORGET, Verb.FORGET),
         (Stage.READY, Verb.SUBMIT, Verb.END_UNSTARTED, Verb.FORGET, Verb.FORGET),
-        (Stage.SUBMITTING, Verb.SUBMIT, Verb.STOP, Verb.FORGET, Verb.FORGET),
+        (Stage.SUBMITTING, Verb.SUBMIT, Verb.END_UNSTARTED, Verb.FORGET, Verb.FORGET),
         (Stage.SUBMITTED, None, Verb.STOP, Verb.FORGET, Verb.FORGET),
         (Stage.SETTLING, None, None, None, Verb.FORGET),
         (Stage.FINISHED, None, None, None, Verb.FORGET),

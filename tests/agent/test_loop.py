@@ -165,6 +165,29 @@ def test_stopped_while_preparing_it_ends_unstarted(bench):
     assert bench.engine.launches == []
 
 
+@pytest.mark.parametrize("restart_after", range(5))
+@pytest.mark.parametrize("begun", ["no", "preparing", "ready", "submitting"])
+def test_cancelled_before_the_engine_had_it_it_never_runs(bench, begun, restart_after):
+    bench.control.reply = reply() if begun == "no" else reply(order())
+    bench.executor.held = [] if begun in {"preparing", "ready"} else None
+    bench.engine.drops = begun == "submitting"
+    bench.tick()
+    bench.engine.drops = False
+    if begun == "ready":
+        bench.executor.release()
+    stopped = reply(order(wish=Wish.STOP))
+    for step, said in enumerate([stopped, stopped, stopped, reply(order()), reply()]):
+        if step == restart_after:
+            bench.restart()
+        bench.control.reply = said
+        bench.tick()
+        if step >= 1 + (step == restart_after):
+            assert (bench.report.end, bench.report.started_ms) == (EngineEnd.STOPPED, None)
+    bench.tick()
+    assert bench.report.detail == "stopped before it started"
+    assert bench.engine.launches == []
+
+
 def test_long_preparation_holds_up_no_sync_and_reports_nothing(bench):
     bench.control.reply = reply(order())
     bench.executor.held = []

@@ -218,6 +218,18 @@ def test_killed_anywhere_a_command_runs_once(site, point):
     assert site.runs() == "ran\nran\n"
 
 
+@pytest.mark.parametrize("point", ["agent.before-submit", "local.before-accept"])
+def test_killed_before_the_engine_had_it_and_then_cancelled_it_never_runs(site, point):
+    site.order("echo ran >> runs", nodes=(0, 1))
+    site.start(crash_at=point)
+    assert site.agent.wait(DEADLINE_S) == -signal.SIGKILL
+    site.order("echo ran >> runs", nodes=(0, 1), wish=Wish.STOP)
+    site.start()
+    report = site.reported(Phase.ENDED)
+    assert (report.end, report.started_ms) == (EngineEnd.STOPPED, None)
+    assert site.runs() == ""
+
+
 def test_a_recalled_job_writes_its_checkpoint_and_goes_on_from_it(site):
     script = (
         "trap 'echo $step > ckpt/step; exit 0' TERM\n"

@@ -80,8 +80,8 @@ def _unseen(order: Order | None, stage: Stage | None, *, closed: bool) -> Verb |
         return None if stage in {Stage.SETTLING, Stage.FINISHED} else Verb.FORGET
     if stage in {Stage.SETTLING, Stage.FINISHED}:
         return None
-    if order.wish is Wish.STOP:
-        return Verb.STOP if stage in {Stage.SUBMITTING, Stage.SUBMITTED} else Verb.END_UNSTARTED
+    if order.wish is Wish.STOP:  # asked just now, the engine has no SUBMITTING one: it never began
+        return Verb.STOP if stage is Stage.SUBMITTED else Verb.END_UNSTARTED
     match stage:
         case None:
             return Verb.PREPARE
