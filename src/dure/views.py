@@ -18,6 +18,7 @@ from dure.people import Person, Role, RoleGrant, TokenScope
 from dure.text import check_name, check_slug, check_text
 
 JOBS_PER_SUBMISSION_MAX = 100
+TASKS_PER_SUBMISSION_MAX = 20_000
 
 # ---- in ------------------------------------------------------------------------------------------
 
@@ -46,6 +47,16 @@ class Submission:
             raise ValueError(
                 f"jobs has {len(self.jobs)} entries; it must have 1 to {JOBS_PER_SUBMISSION_MAX}"
             )
+        if self.tasks > TASKS_PER_SUBMISSION_MAX:
+            raise ValueError(
+                f"jobs have {self.tasks:,} tasks together; "
+                f"a submission may have {TASKS_PER_SUBMISSION_MAX:,}"
+            )
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks all its jobs have."""
+        return sum(len(request.spec.indices) for request in self.jobs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from graphlib import CycleError, TopologicalSorter
+from typing import Final
 
 from sqlalchemy import Connection, insert, select
 
@@ -31,6 +32,8 @@ from dure.views import Accepted, JobRequest, JobSummary, Submission
 
 _NEW = (-1, INT64_MAX, 0)
 """Task, job and index of what is not accepted yet: younger than all that is."""
+
+OPEN_TASKS_OF_PROJECT_MAX: Final = 100_000
 
 _KEY = re.compile(r"\A[\x21-\x7e]{1,128}\Z")
 
@@ -115,6 +118,7 @@ def _accept(
 ) -> list[int]:
     """Every job, in an order in which each comes after what it depends on; their numbers."""
     moment = service.moment(connection)
+    _check_room(connection, submission)
     numbers: dict[str, int] = {}
     accepted: dict[int, int] = {}
     for position in _in_dependency_order(submission.jobs):
@@ -136,6 +140,19 @@ def _accept(
             conclude(connection, [number], moment.now_ms)
         numbers[asked.spec.name] = accepted[position] = number
     return [accepted[position] for position in sorted(accepted)]
+
+
+def _check_room(connection: Connection, submission: Submission) -> None:
+    """One project's queue must not fill the nation's database."""
+    for project in sorted({asked.spec.project for asked in submission.jobs}):
+        had = jobs.open_tasks(connection, project)
+        if had + submission.tasks > OPEN_TASKS_OF_PROJECT_MAX:
+            raise RefusedError(
+                "too-many-tasks",
+                f"Project {project} has {had:,} tasks that have not ended, and may have "
+                f"{OPEN_TASKS_OF_PROJECT_MAX:,}; submit the others when some have.",
+                status=429,
+            )
 
 
 def _accepted(new: NewJob) -> str:

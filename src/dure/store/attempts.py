@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, tuple_, update
 
 from dure import codec
 from dure.agent.wire import Manifest, Wish
@@ -15,7 +15,7 @@ from dure.errors import Reason
 from dure.life import CHARGED, EndCause
 from dure.metering import Factors
 from dure.store.jobs import job_name
-from dure.store.schema import allocations, attempts, jobs, tasks
+from dure.store.schema import allocations, attempts, jobs, manifests, tasks
 from dure.views import AttemptView, StatementLine, UsageLine
 
 
@@ -107,6 +107,12 @@ def extend_leases(connection: Connection, ids: Sequence[str], until_ms: int) -> 
     )
 
 
+def note_accepted(connection: Connection, engine_ids: Mapping[str, str]) -> None:
+    """Note under which ids an engine has accepted open attempts."""
+    for attempt, engine_id in engine_ids.items():
+        change(connection, attempt, engine_id=engine_id)
+
+
 def _attempt(row: Row[tuple[object, ...]]) -> Attempt:
     return Attempt(
         id=row.id,
@@ -172,12 +178,13 @@ def known(connection: Connection, ids: Iterable[str]) -> dict[str, tuple[str, bo
 def last_outputs(connection: Connection, job: int) -> tuple[tuple[int, str, Manifest], ...]:
     """(task index, attempt id, manifest) of each task's last closed attempt with outputs."""
     rows = connection.execute(
-        select(tasks.c.array_index, attempts.c.id, attempts.c.outputs)
+        select(tasks.c.array_index, attempts.c.id, manifests.c.document)
         .join_from(attempts, tasks, tasks.c.id == attempts.c.task)
-        .where(attempts.c.job == job, attempts.c.outputs.is_not(None))
+        .join(manifests, manifests.c.sha256 == attempts.c.outputs)
+        .where(attempts.c.job == job)
         .order_by(tasks.c.array_index, attempts.c.number)
     )
-    last = {row.array_index: (row.array_index, row.id, row.outputs) for row in rows}
+    last = {row.array_index: (row.array_index, row.id, row.document) for row in rows}
     return tuple(
         (index, attempt, codec.read(Manifest, document))
         for index, attempt, document in last.values()
@@ -281,11 +288,7 @@ def usage(
         .limit(limit)
     )
     if before is not None:
-        closed_ms, attempt = before
-        query = query.where(
-            (attempts.c.closed_ms < closed_ms)
-            | ((attempts.c.closed_ms == closed_ms) & (attempts.c.id < attempt))
-        )
+        query = query.where(tuple_(attempts.c.closed_ms, attempts.c.id) < before)
     rows = connection.execute(query).all()
     cursor = (rows[-1].closed_ms, rows[-1].id) if len(rows) == limit else None
     return tuple(_usage_line(row) for row in rows), cursor

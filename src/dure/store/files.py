@@ -37,6 +37,14 @@ def find_manifest(connection: Connection, name: str) -> Manifest | None:
     return None if document is None else codec.read(Manifest, document)
 
 
+def find_brought(connection: Connection, project: str, name: str) -> Manifest | None:
+    """A manifest by its digest, if the project has brought all of its contents; or None."""
+    manifest = find_manifest(connection, name)
+    if manifest is None or missing(connection, project, (f.sha256 for f in manifest.files)):
+        return None
+    return manifest
+
+
 def add_blob(connection: Connection, project: str, sha256_: str, size: int) -> None:
     """Note that a project has brought a content. Idempotent."""
     connection.execute(

@@ -51,6 +51,15 @@ class Task:
     spec: JobSpec
 
 
+def open_tasks(connection: Connection, project: str) -> int:
+    """How many tasks the jobs of a project have that have not ended."""
+    open_states = [state for state in State if state not in TERMINAL]
+    query = select(func.coalesce(func.sum(jobs.c.tasks), 0)).where(
+        jobs.c.project == project, jobs.c.state.in_(open_states)
+    )
+    return int(connection.execute(query).scalar_one())
+
+
 def job_number(job: str) -> int | None:
     """The number in `j-12`; None for anything else."""
     number = job.removeprefix("j-")

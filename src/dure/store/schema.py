@@ -209,6 +209,7 @@ Index("ux_attempts_open", attempts.c.task, unique=True,
       sqlite_where=attempts.c.closed_ms.is_(None))  # fmt: skip
 Index("ix_attempts_cluster_open", attempts.c.cluster,
       sqlite_where=attempts.c.closed_ms.is_(None))  # fmt: skip
+Index("ix_attempts_closed", attempts.c.closed_ms, attempts.c.id)
 Index("ix_attempts_allocation", attempts.c.allocation, attempts.c.closed_ms)
 Index("ix_attempts_operator", attempts.c.operator, attempts.c.closed_ms)
 

@@ -365,6 +365,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("task", "number", name=op.f("uq_attempts_task_number")),
     )
     op.create_index("ix_attempts_allocation", "attempts", ["allocation", "closed_ms"], unique=False)
+    op.create_index("ix_attempts_closed", "attempts", ["closed_ms", "id"], unique=False)
     op.create_index(
         "ix_attempts_cluster_open",
         "attempts",
