@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from local_bench import Bench, marked
+from local_bench import Bench
 
 from dure.engines import Phase
 
@@ -18,7 +18,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         if seen.phase is not Phase.ENDED:
             (bench.place(seen.attempt_id) / "lease").touch()
             bench.engine.extend(seen.attempt_id, 0)
-            for pid in marked(seen.attempt_id):
+            for pid in bench.marked(seen.attempt_id):
                 psutil.Process(pid).kill()
             bench.ended(seen.attempt_id)
     bench.engine.close()

@@ -24,18 +24,6 @@ def until(look: Callable[[], T]) -> T:
     return found
 
 
-def marked(attempt_id: str) -> list[int]:
-    """Processes that belong to an attempt, wherever they hide."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("DURE_ATTEMPT_ID") == attempt_id:
-                found.append(process.pid)
-        except (psutil.Error, OSError):
-            continue
-    return found
-
-
 def launch(**changes: object) -> Launch:
     values = {
         "attempt_id": "a-1",
@@ -86,6 +74,18 @@ class Bench:
     def says(self, attempt_id: str, word: str, rank: int = 0) -> None:
         """Waits until the attempt's log holds the word."""
         until(lambda: self.look(attempt_id) and word in self.log(attempt_id, rank))
+
+    def marked(self, attempt_id: str) -> list[int]:
+        """Processes that belong to an attempt, wherever they hide."""
+        mine = {"DURE_ATTEMPT_ID": attempt_id, "DURE_ENGINE_ROOT": str(self.root / "engine")}
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if mine.items() <= process.environ().items():
+                    found.append(process.pid)
+            except (psutil.Error, OSError):
+                continue
+        return found
 
     def place(self, attempt_id: str) -> Path:
         return self.root / "engine" / "attempts" / attempt_id

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import psutil
 import pytest
-from local_bench import marked, until
+from local_bench import until
 
 from dure.engines import EngineEnd, Phase
 from dure.engines.local.fail import kill_node
@@ -15,7 +15,9 @@ def test_a_killed_node_ends_its_attempt_as_a_failed_node(bench):
     bench.says("a-1", "up 0")
     bench.says("a-1", "up 1", rank=1)
     root = bench.root / "engine"
-    of_rank_1 = [pid for pid in marked("a-1") if psutil.Process(pid).environ()["NODE_RANK"] == "1"]
+    of_rank_1 = [
+        pid for pid in bench.marked("a-1") if psutil.Process(pid).environ()["NODE_RANK"] == "1"
+    ]
     assert of_rank_1
 
     assert kill_node(root, "a-1", 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from local_bench import marked, until
+from local_bench import until
 
 from dure.engines import EngineEnd, EngineError, LaunchRefusedError, Phase
 from dure.engines.local import LocalEngine, LocalPool, shim
@@ -83,6 +84,7 @@ def test_the_environment_is_clean_and_carries_ranks_and_slots(bench, monkeypatch
             "PYTHONUNBUFFERED": "1",
             "SECRET": "s",
             "DURE_ATTEMPT_ID": "a-1",
+            "DURE_ENGINE_ROOT": str(bench.root / "engine"),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": port,
             "WORLD_SIZE": "2",
@@ -205,7 +207,7 @@ def test_what_is_left_below_a_command_that_ended_is_killed_after_its_grace(bench
     until((bench.folder / "up").exists)
     bench.engine.stop("a-1")
     assert bench.ended("a-1").exit_code == 143
-    assert marked("a-1") == []
+    assert bench.marked("a-1") == []
 
 
 def test_a_machine_that_shuts_down_gives_notice_to_all_ranks(bench):
@@ -225,7 +227,7 @@ def test_what_ignores_its_notice_is_killed_after_its_grace(bench):
     bench.engine.stop("a-1")
     seen = bench.ended("a-1")
     assert (seen.end, seen.exit_code) == (EngineEnd.STOPPED, 137)
-    assert marked("a-1") == []
+    assert bench.marked("a-1") == []
 
 
 def test_walltime_ends_with_notice(bench):
@@ -257,7 +259,7 @@ def test_nothing_that_a_job_leaves_behind_survives_it(bench):
         "env -i setsid sleep 1234567 & echo $! > hidden; exit 0",
     )
     assert bench.ended("a-1").end is EngineEnd.COMPLETED
-    assert marked("a-1") == []
+    assert bench.marked("a-1") == []
     assert not psutil.pid_exists(int((bench.folder / "hidden").read_text()))
 
 
@@ -270,7 +272,7 @@ def test_a_killed_shim_is_a_failed_node_and_the_other_ranks_go(bench):
     seen = bench.ended("a-1")
     assert seen.end is EngineEnd.NODE_FAILED
     assert seen.detail == "rank 1: its supervisor was killed"
-    assert marked("a-1") == []
+    assert bench.marked("a-1") == []
     assert all(node.up for pool in bench.engine.capacity() for node in pool.nodes)
 
 
@@ -284,6 +286,51 @@ def test_a_restarted_machine_failed_its_nodes(bench):
     bench.open()
     assert bench.ended("a-1").end is EngineEnd.NODE_FAILED
     assert bench.log("a-1") == ""
+
+
+@pytest.mark.parametrize("shim_sees_it", [True, False])
+def test_what_runs_on_after_the_sites_disk_was_emptied_is_ended(bench, shim_sees_it):
+    script = (
+        "setsid sleep 1000 & env -i setsid sleep 1000 & echo $! > hidden\n"
+        "trap '' TERM; echo up; while :; do sleep 1000; done"
+    )
+    bench.bash("a-1", script, grace_s=60)
+    bench.says("a-1", "up")
+    hidden = int((bench.folder / "hidden").read_text())
+    supervisor = psutil.Process(
+        json.loads((bench.place("a-1") / "0" / "shim.json").read_text())["pid"]
+    )
+    bench.engine.close()
+    if not shim_sees_it:
+        supervisor.suspend()
+    shutil.rmtree(bench.root / "engine")
+    bench.open()
+    assert bench.marked("a-1") == []
+    supervisor.resume()
+    until(lambda: not psutil.pid_exists(hidden))
+    until(lambda: not supervisor.is_running())
+    assert bench.engine.observe() == ()
+
+
+def test_a_shim_whose_folder_is_gone_stops_its_command_with_all_below_it(bench):
+    bench.bash("a-1", "setsid sleep 1000 & (trap '' TERM; sleep 1000) & echo up; wait", grace_s=1)
+    bench.says("a-1", "up")
+    assert bench.marked("a-1") != []
+    bench.engine.close()
+    shutil.rmtree(bench.root / "engine")
+    until(lambda: bench.marked("a-1") == [])
+    bench.open()
+
+
+def test_what_another_engine_runs_is_left_alone(bench):
+    bench.bash("a-1", "echo up; sleep 1000")
+    bench.says("a-1", "up")
+    pools = [LocalPool(pool_id="p", nodes=1, gpus_per_node=1)]
+    LocalEngine(bench.root / "other", pools).close()
+    bench.engine.close()
+    bench.open()
+    assert bench.look("a-1").phase is Phase.RUNNING
+    assert bench.marked("a-1") != []
 
 
 def test_submit_is_idempotent_and_a_restarted_engine_finds_its_attempts(bench):

@@ -13,6 +13,7 @@ import functools
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +25,9 @@ from dure.engines import EngineEnd, Observation, Phase
 from dure.engines.local import shim
 
 ATTEMPT: Final = "attempt.json"
+ATTEMPT_MARK: Final = "DURE_ATTEMPT_ID"
+ROOT_MARK: Final = "DURE_ENGINE_ROOT"
+"""Variables by which an engine knows the processes of its attempts, whatever is on its disk."""
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _SHIM_REQUESTS_MAX: Final = 5
 _SHIM_PATIENCE_S: Final = 2.0
@@ -148,7 +152,11 @@ class Attempt:
             end, detail = EngineEnd.START_FAILED, "no supervisor could be started for it"
         else:
             alive = shim.start_ticks(taken["pid"]) == taken["start_ticks"] is not None
-            if alive or not sweep(self.accepted.attempt_id, rank):
+            mine = {ATTEMPT_MARK: self.accepted.attempt_id, "NODE_RANK": str(rank)}
+            # Its shim was killed; one that lives ends its own tree by ancestry.
+            if alive or not sweep(
+                self.folder.parent.parent, lambda env: mine.items() <= env.items()
+            ):
                 return
             end, detail = EngineEnd.NODE_FAILED, "its supervisor was killed"
         value = {
@@ -193,14 +201,12 @@ def _end(attempt_id: str, exits: tuple[RankExit, ...], started_ms: int | None) -
     )
 
 
-def sweep(attempt_id: str, rank: int) -> bool:
-    """Kills what carries the mark of this rank in its environment; True when nothing is left.
-
-    Only for ranks whose shim was killed: a shim ends its own tree by ancestry. A process that both
-    left its session's tree and cleared its environment escapes this.
+def sweep(root: Path, is_meant: Callable[[dict[str, str]], bool]) -> bool:
+    """Kills what this user runs with the mark of the engine in `root`, where its environment is
+    meant; True when nothing is left. A process that cleared its environment escapes this.
     """
     for _ in range(_SWEEP_ROUNDS):
-        left = _marked(attempt_id, rank)
+        left = _marked(root, is_meant)
         if not left:
             return True
         for process in left:
@@ -210,15 +216,15 @@ def sweep(attempt_id: str, rank: int) -> bool:
     return False
 
 
-def _marked(attempt_id: str, rank: int) -> list[psutil.Process]:
+def _marked(root: Path, is_meant: Callable[[dict[str, str]], bool]) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
             environment = process.environ()
+            is_ours = process.uids().real == os.getuid()
         except (psutil.Error, OSError):  # gone, a zombie, or another user's: not ours
             continue
-        mark = (environment.get("DURE_ATTEMPT_ID"), environment.get("NODE_RANK"))
-        if mark == (attempt_id, str(rank)):
+        if is_ours and environment.get(ROOT_MARK) == str(root) and is_meant(environment):
             found.append(process)
     return found
 

@@ -67,6 +67,7 @@ class LocalEngine:
             shutil.rmtree(left, ignore_errors=True)
         self._attempts = attempts.load(self._attempts_folder)
         self._server: subprocess.Popen[bytes] | None = None
+        self._end_unaccounted()
 
     def close(self) -> None:
         """Lets go of the folder. What runs goes on."""
@@ -78,6 +79,16 @@ class LocalEngine:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def _end_unaccounted(self) -> None:
+        """Ends what an earlier agent of this folder started and nothing on disk tells of, the disk
+        having been emptied: it must not hold GPUs beside another attempt.
+        """
+        if not attempts.sweep(
+            self._root, lambda env: env.get(attempts.ATTEMPT_MARK) not in self._attempts
+        ):
+            self.close()
+            raise EngineError(f"what unknown attempts of {self._root} left running does not end")
 
     def submit(self, launch: Launch, folder: Path) -> str:
         """See `Engine.submit`. Ranks are nodes; each gets its slots and the ranks' variables."""
@@ -299,7 +310,8 @@ def _environment(launch: Launch, accepted: Accepted, rank: int, place: Path) -> 
         "PYTHONUNBUFFERED": "1",  # or a job's log would come at its end
     }
     ranks = {
-        "DURE_ATTEMPT_ID": launch.attempt_id,
+        attempts.ATTEMPT_MARK: launch.attempt_id,
+        attempts.ROOT_MARK: str(place.parents[2]),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(accepted.port),
         "WORLD_SIZE": world,

@@ -207,7 +207,10 @@ class Shim:
             return MACHINE
         if (stop := read_json(self.attempt / STOP)) is not None:
             return str(stop["cause"])
-        lease_ms = (self.attempt / LEASE).stat().st_mtime_ns // 1_000_000
+        try:
+            lease_ms = (self.attempt / LEASE).stat().st_mtime_ns // 1_000_000
+        except FileNotFoundError:  # the site's disk was emptied: nobody accounts for this any more
+            return LEASE_ENDED
         return LEASE_ENDED if boot_ms() >= lease_ms else None
 
     def _begin(self, launch: dict[str, Any]) -> None:
