@@ -138,9 +138,12 @@ def hold_id(attempt_id: str) -> str:
     return f"hold/{attempt_id}"
 
 
+CLOSE_PREFIX: Final = "close/"
+
+
 def close_id(attempt_id: str) -> str:
     """The id of the journal, settle or void, that closes an attempt: there is one at most."""
-    return f"close/{attempt_id}"
+    return CLOSE_PREFIX + attempt_id
 
 
 def hold_amount(unit: BudgetUnit, gpu_ms: int, factors: Factors | None) -> int:

@@ -185,6 +185,8 @@ class UsageLine:
     dispute: str | None
     refund: str | None
     """Why its charge was given back, if it was."""
+    journal: int
+    """The ledger's journal that closed it; what `reverse` takes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import pytest
 from pydantic_core import to_json
 from typer.main import get_command
 
+from dure import ledger
 from dure.agent.wire import Manifest
 from dure.allocations import (
     Allocation,
@@ -19,6 +20,7 @@ from dure.allocations import (
 from dure.cli import application
 from dure.errors import Reason
 from dure.jobs import JobSpec
+from dure.journal import GENESIS, seal
 from dure.life import State
 from dure.people import Person, Role, RoleGrant, TokenScope
 from dure.scheduling.world import Forecast, Option
@@ -63,6 +65,7 @@ SAMPLES = {
     "outputs": "j-12",
     "usage": "",
     "statement": "",
+    "reverse": "3 --reason slow",
     "audit": "--export book.jsonl",
     "fleet": "--at 2030-12-31",
     "pools": "",
@@ -144,6 +147,7 @@ def nation(plane, me, summary):
     )  # fmt: skip
     secret = NewToken(token=token, secret="dure_s3cret")
     gone = httpx.Response(204)
+    reversal = seal(ledger.grant("a", BudgetUnit.UCREDIT, 1), 4, NOW_MS, GENESIS)
     for method, path, answer in (
         ("GET", "/whoami", me),
         ("POST", "/jobs", Accepted((job,), repeated=True)),
@@ -157,6 +161,7 @@ def nation(plane, me, summary):
         ("GET", "/jobs/j-12/outputs", (TaskOutputs(index=0, attempt="a", files=Manifest(())),)),
         ("GET", "/usage", UsagePage((), None)),
         ("GET", "/statement", Statement(from_ms=0, until_ms=NOW_MS, lines=())),
+        ("POST", "/ledger/journals/3/reverse", reversal),
         ("GET", "/ledger/journals", httpx.Response(200, text="[]")),
         ("GET", "/pools", (pool,)),
         ("POST", "/allocations", balance),

@@ -308,6 +308,7 @@ def test_usage_and_statement(dure, plane):
         cause=EndCause.COMPLETED, gpu_ms=3_600_000, unit=BudgetUnit.UCREDIT, charge=2_250_000,
         absorbed=False, factors=Factors(tariff_version="t", weight_milli=2_250), dispute=None,
         refund=None,
+        journal=7,
     )  # fmt: skip
     plane.on("GET", "/v1/usage", UsagePage((line,), None))
     assert "2.25 credits" in dure("usage", "--job", "j-12").out

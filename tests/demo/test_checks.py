@@ -96,6 +96,7 @@ def usage(run):
         ),
         dispute=None,
         refund=None,
+        journal=2,
     )
 
 

@@ -39,6 +39,7 @@ def register(app: typer.Typer) -> None:
     app.command("usage")(usage)
     app.command("statement")(statement)
     app.command("audit")(audit)
+    app.command("reverse")(reverse)
     group = typer.Typer(help="What projects hold.", no_args_is_help=True)
     group.command("create")(create)
     group.command("list")(list_)
@@ -77,6 +78,19 @@ def statement(
             project=project, operator=operator, from_ms=from_ms, until_ms=until_ms
         )
     emit(shell, output, sums, lambda to: _show_statement(to, sums))
+
+
+def reverse(
+    ctx: typer.Context,
+    journal: Annotated[int, typer.Argument(min=1, help="Its number; `dure usage` names it.")],
+    reason: Annotated[str, typer.Option(help="Why; it is kept in the book.")],
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Give a charge back, or take an award back, by a journal of its own (programme office)."""
+    shell = shell_of(ctx)
+    with shell.client() as client:
+        made = client.reverse(journal, reason)
+    emit(shell, output, made, lambda to: line(to, f"Journal {made.seq} reverses {journal}."))
 
 
 def audit(
@@ -284,11 +298,12 @@ def _show_usage(to: Console, page: UsagePage) -> None:
             one.cause,
             gpu_time_text(one.gpu_ms),
             _charge(one),
+            one.journal,
         )
         for one in page.lines
     ]
-    columns = ("job", "task", "where", "ended", "cause", "GPU time", "charge")
-    to.print(table(columns, rows, right={"task", "GPU time", "charge"}))
+    columns = ("job", "task", "where", "ended", "cause", "GPU time", "charge", "journal")
+    to.print(table(columns, rows, right={"task", "GPU time", "charge", "journal"}))
     if page.next:
         line(to, f"More: --after {page.next}")
 

@@ -12,9 +12,11 @@ from dure import codec
 from dure.agent.wire import Manifest, Wish
 from dure.allocations import BudgetUnit
 from dure.errors import Reason
+from dure.ledger import CLOSE_PREFIX
 from dure.life import CHARGED, EndCause
 from dure.metering import Factors
 from dure.store.jobs import job_name
+from dure.store.ledger_schema import journals
 from dure.store.schema import allocations, attempts, jobs, manifests, tasks
 from dure.views import AttemptView, StatementLine, UsageLine
 
@@ -278,11 +280,16 @@ def usage(
     """Usage lines, last closed first, below the cursor `before`; and the next cursor."""
     query = (
         select(
-            attempts, tasks.c.array_index.label("task_index"), jobs.c.project, allocations.c.kind
+            attempts,
+            tasks.c.array_index.label("task_index"),
+            jobs.c.project,
+            allocations.c.kind,
+            journals.c.seq.label("journal"),
         )
         .join_from(attempts, tasks, tasks.c.id == attempts.c.task)
         .join(jobs, jobs.c.id == attempts.c.job)
         .join(allocations, allocations.c.id == attempts.c.allocation)
+        .join(journals, journals.c.id == CLOSE_PREFIX + attempts.c.id)
         .where(*wanted.conditions())
         .order_by(attempts.c.closed_ms.desc(), attempts.c.id.desc())
         .limit(limit)
@@ -315,6 +322,7 @@ def _usage_line(row: Row[tuple[object, ...]]) -> UsageLine:
         factors=codec.adapter(Factors).validate_python(row.factors),
         dispute=row.dispute,
         refund=row.refund,
+        journal=row.journal,
     )
 
 
