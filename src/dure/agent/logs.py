@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from dure.agent.uplink import LOG_BYTES_MAX, Uplink
+
+ROUND_BYTES_MAX: Final = 1024 * 1024
+"""Of one log in one round, so that a huge one does not hold up the others."""
 
 
 class LogPusher:
@@ -19,14 +23,10 @@ class LogPusher:
         """Whether the file is longer than what the control plane has, and it takes more."""
         if (attempt_id, rank) in self._full:
             return False
-        try:
-            size = path.stat().st_size
-        except FileNotFoundError:
-            return False
-        return size > self._sizes.get((attempt_id, rank), 0)
+        return _size(path) > self._sizes.get((attempt_id, rank), 0)
 
-    def push(self, attempt_id: str, rank: int, path: Path) -> bool:
-        """Pushes all that stands in the file now.
+    def push(self, attempt_id: str, rank: int, path: Path, bytes_max: int | None = None) -> bool:
+        """Pushes what stands in the file now, or the first `bytes_max` bytes of what is missing.
 
         Returns False when the control plane takes no more of it. Raises the uplink's errors.
         """
@@ -34,7 +34,8 @@ class LogPusher:
         if key in self._full:
             return False
         stalled = False
-        while chunk := self._read(path, offset := self._sizes.get(key, 0)):
+        end = self._sizes.get(key, 0) + bytes_max if bytes_max is not None else _size(path)
+        while chunk := self._read(path, offset := self._sizes.get(key, 0), end):
             size = self._uplink.push_log(attempt_id, rank, offset, chunk)
             if size <= offset and stalled:
                 self._full.add(key)
@@ -51,10 +52,18 @@ class LogPusher:
                 self._full.discard(key)
 
     @staticmethod
-    def _read(path: Path, offset: int) -> bytes:
+    def _read(path: Path, offset: int, end: int) -> bytes:
         try:
             with path.open("rb") as file:
                 file.seek(offset)
-                return file.read(LOG_BYTES_MAX)
+                return file.read(max(0, min(LOG_BYTES_MAX, end - offset)))
         except FileNotFoundError:
             return b""
+
+
+def _size(path: Path) -> int:
+    """Bytes in the file; none where it is not there."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

@@ -21,7 +21,7 @@ import structlog
 
 from dure.agent.cache import Cache, ContentError
 from dure.agent.decide import Action, Stage, Verb, actions
-from dure.agent.logs import LogPusher
+from dure.agent.logs import ROUND_BYTES_MAX, LogPusher
 from dure.agent.prepare import Preparer, launch_of
 from dure.agent.records import Record, Records
 from dure.agent.settle import Settler, never_started, report_of, unsettled
@@ -406,7 +406,7 @@ class Agent:
 
     def _push_all(self, attempt_id: str, paths: tuple[Path, ...]) -> None:
         for rank, path in enumerate(paths):
-            self._logs.push(attempt_id, rank, path)
+            self._logs.push(attempt_id, rank, path, ROUND_BYTES_MAX)
 
     def _log_paths(self, order: Order) -> tuple[Path, ...]:
         ranks = range(len(order.nodes))
