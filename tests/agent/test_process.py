@@ -250,6 +250,23 @@ def test_a_recalled_job_writes_its_checkpoint_and_goes_on_from_it(site):
     assert site.control.logs["a-2", 0] == b"at 7\n"
 
 
+def test_others_can_read_nothing_that_the_agent_keeps(site):
+    state = site.root / "state"
+    state.mkdir()
+    state.chmod(0o755)
+    workdir = site.control.hold(**{"data": b"41\n", "src/x": b"1"})
+    site.order("mkdir out/d; echo 42 > out/d/answer", workdir=workdir, outputs_dir="out")
+    before = os.umask(0)
+    try:
+        site.start()
+    finally:
+        os.umask(before)
+    assert site.reported(Phase.ENDED).end is EngineEnd.COMPLETED
+    found = [state, *state.rglob("*")]
+    assert {"shim.log", "log", "x", "answer", "a-1.json"} <= {path.name for path in found}
+    assert [path for path in found if path.stat().st_mode & 0o077] == []
+
+
 def test_a_control_plane_that_goes_away_and_comes_back(site):
     site.order("until [ -e go ]; do sleep 0.02; done")
     site.start()

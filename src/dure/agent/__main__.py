@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import random
 import signal
 import sys
@@ -37,13 +38,22 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = load_config(options.config)
         token = read_token(here / config.token_file)
-        engine = LocalEngine(here / config.root / "engine", config.pools)
+        root = _make_private(here / config.root)
+        engine = LocalEngine(root / "engine", config.pools)
     except (ConfigError, EngineError, OSError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     _configure_log(options.log_format)
-    _run(config, here / config.root, engine, token)
+    _run(config, root, engine, token)
     return 0
+
+
+def _make_private(root: Path) -> Path:
+    """Members' data and logs are in it: nobody else may read what this process, or a job, makes."""
+    os.umask(0o077)
+    root.mkdir(parents=True, exist_ok=True)
+    root.chmod(0o700)
+    return root
 
 
 def _run(config: AgentConfig, root: Path, engine: LocalEngine, token: str) -> None:

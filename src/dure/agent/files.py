@@ -54,7 +54,7 @@ def materialise(manifest: Manifest, source: Callable[[FileEntry], Path], folder:
     with _opened(folder) as top:
         for entry in manifest.files:
             *parents, name = entry.path.split("/")
-            mode = 0o755 if entry.executable else 0o644
+            mode = 0o700 if entry.executable else 0o600
             with _descended(top, parents, make=True) as parent:
                 descriptor = os.open(name, _WRITE, mode, dir_fd=parent)
                 with os.fdopen(descriptor, "wb") as target, source(entry).open("rb") as content:
@@ -176,7 +176,7 @@ def _descended(top: int, names: list[str], *, make: bool = False) -> Iterator[in
         for name in names:
             if make:
                 with contextlib.suppress(FileExistsError):
-                    os.mkdir(name, 0o755, dir_fd=descriptor)
+                    os.mkdir(name, 0o700, dir_fd=descriptor)
             below = os.open(name, _FOLDER, dir_fd=descriptor)
             os.close(descriptor)
             descriptor = below
