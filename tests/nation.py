@@ -15,7 +15,7 @@ from sqlalchemy import event
 from starlette.testclient import TestClient
 
 from dure import codec, scenario
-from dure.agent.wire import AttemptReport, Order, SyncReply, SyncRequest, Wish
+from dure.agent.wire import AttemptReport, Manifest, Order, SyncReply, SyncRequest, Wish
 from dure.allocations import Allocation, AllocationKind, Organisation, OrganisationKind, Project
 from dure.api.app import Pulse, create_app
 from dure.api.metrics import Metrics
@@ -32,7 +32,7 @@ from dure.store.database import Database
 from dure.store.migrate import migrate
 from dure.store.secrets import Vault
 from dure.units import MS_PER_HOUR, MS_PER_S, UCREDIT_PER_CREDIT, instant_from_iso
-from dure.views import JobRequest, MemberRequest, Submission, TokenRequest
+from dure.views import JobRequest, MemberRequest, Submission, TokenRequest, Upload
 
 NOON = instant_from_iso("2026-11-23T12:00:00")
 DAY_MS = 24 * MS_PER_HOUR
@@ -195,6 +195,7 @@ class Site:
     down: set[int] = field(default_factory=set)
     answers: bool = True
     reports: dict[str, AttemptReport] = field(default_factory=dict)
+    denied: set[str] = field(default_factory=set)
     reply: SyncReply | None = None
 
     def __post_init__(self) -> None:
@@ -214,6 +215,7 @@ class Site:
             engine_answered=self.answers,
             pools=(PoolReport(self.pool, nodes),),
             attempts=tuple(self.reports.values()),
+            denied=tuple(sorted(self.denied)) if self.answers else (),
         )
         response = self.http.post("/v1/agent/sync", content=codec.encode(request))
         assert response.status_code == 200, response.text
@@ -252,6 +254,18 @@ class Site:
             end=end,
             exit_code=exit_code,
         )
+
+    def lose(self, order: Order) -> None:
+        """From now on its engine knows nothing of it."""
+        self.reports.pop(order.attempt_id, None)
+        self.denied.add(order.attempt_id)
+
+    def register(self, order: Order, manifest: Manifest) -> Upload:
+        """Register files of an attempt; the answer names the contents still to be brought."""
+        path = f"/v1/agent/attempts/{order.attempt_id}/manifests"
+        response = self.http.post(path, content=codec.encode(manifest))
+        assert response.status_code == 200, response.text
+        return codec.read(Upload, response.content)
 
     def round(self) -> None:
         """Sync, cycle, sync: the site knows what was decided."""

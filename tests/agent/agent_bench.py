@@ -20,6 +20,8 @@ from dure.engines import (
     PoolReport,
 )
 from dure.jobs import Notice
+from dure.store.files import digest
+from dure.views import Upload
 
 POOLS = (PoolReport("p", (NodeReport(0, 4, up=True),)),)
 
@@ -28,6 +30,7 @@ def order(attempt_id: str = "a-1", **changes) -> Order:
     values = {
         "attempt_id": attempt_id,
         "wish": Wish.RUN,
+        "accepted": False,
         "job_id": "j-1",
         "job_name": "train",
         "task_index": 0,
@@ -75,6 +78,7 @@ class FakeControl:
         self.reply = reply()
         self.requests = []
         self.blobs: dict[str, bytes] = {}
+        self.manifests: dict[str, Manifest] = {}
         self.logs: dict[tuple[str, int], bytes] = {}
         self.log_calls = []
         self.hidden: dict[str, str] = {}
@@ -83,10 +87,12 @@ class FakeControl:
         self.refuse_puts = False
         self.log_bytes_max = 10**9
 
-    def hold(self, **files: bytes) -> Manifest:
+    def hold(self, **files: bytes) -> str:
+        """The digest of a tree that attempts may start from."""
         manifest = tree(**files)
         self.blobs |= {e.sha256: files[e.path] for e in manifest.files}
-        return manifest
+        self.manifests[digest(manifest)] = manifest
+        return digest(manifest)
 
     @property
     def reports(self):
@@ -118,9 +124,19 @@ class FakeControl:
         content = self.blobs[entry.sha256]
         yield from (content[at : at + 3] for at in range(0, len(content), 3))
 
-    def has(self, _attempt_id, sha256):
+    def manifest(self, _attempt_id, sha256):
         self._hear()
-        return sha256 in self.blobs
+        if sha256 not in self.manifests:
+            raise UplinkRefusedError("404")
+        return self.manifests[sha256]
+
+    def register(self, _attempt_id, manifest):
+        self._hear()
+        missing = tuple(sorted({e.sha256 for e in manifest.files} - self.blobs.keys()))
+        if not missing:
+            self.manifests[digest(manifest)] = manifest
+        self._answer()
+        return Upload(sha256=digest(manifest), missing=missing)
 
     def put(self, _attempt_id, entry, content):
         self._hear()

@@ -8,12 +8,13 @@ from agent_bench import order, reply
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dure.agent.decide import Action, Stage, Verb, actions
+from dure.agent.decide import Action, Stage, Verb, actions, denied
 from dure.agent.wire import Wish
 from dure.engines import EngineEnd, Observation, Phase
 
 RUN = order("a")
 STOP = replace(RUN, wish=Wish.STOP)
+RAN = replace(RUN, accepted=True)
 
 
 def seen(attempt_id="a", phase=Phase.RUNNING):
@@ -112,3 +113,20 @@ def test_order_and_repeats_change_nothing(world, dice):
 
 def test_an_action_carries_its_order():
     assert actions(reply(RUN), (), {}) == (Action(Verb.PREPARE, "a", RUN),)
+
+
+@pytest.mark.parametrize("ordered", [RAN, replace(RAN, wish=Wish.STOP)])
+@pytest.mark.parametrize("stage", [None, *Stage])
+def test_what_an_engine_once_accepted_is_never_begun_again(ordered, stage):
+    known = {"a": stage} if stage else {}
+    done = stage in {Stage.SETTLING, Stage.FINISHED}
+    assert verb(reply(ordered), **known) in {None, Verb.STOP}
+    assert denied([ordered], {}, known) == (() if done else ("a",))
+    assert denied([ordered], {"a"}, known) == ()
+
+
+@pytest.mark.parametrize("ordered", [[RUN], [STOP], []])
+@pytest.mark.parametrize("stage", [None, *Stage])
+def test_only_what_the_engine_took_is_denied(ordered, stage):
+    known = {"a": stage} if stage else {}
+    assert denied(ordered, {}, known) == (("a",) if stage is Stage.SUBMITTED else ())

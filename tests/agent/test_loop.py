@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 
 import pytest
-from agent_bench import order, reply, tree
+from agent_bench import entry, order, reply, tree
 
+from dure import codec
 from dure.agent.wire import Wish
 from dure.engines import EngineEnd, Phase
+from dure.store.files import digest
 
 
 def stops(bench):
@@ -85,8 +88,8 @@ def test_the_end_is_reported_after_its_log_and_files_are_up(bench):
     bench.tick()
     assert bench.report.phase is Phase.ENDED
     assert (bench.report.end, bench.report.exit_code) == (EngineEnd.COMPLETED, 0)
-    assert bench.report.outputs == tree(model=b"weights")
-    assert bench.report.checkpoint == tree(step=b"9")
+    assert bench.control.manifests[bench.report.outputs] == tree(model=b"weights")
+    assert bench.control.manifests[bench.report.checkpoint] == tree(step=b"9")
     assert b"weights" in bench.control.blobs.values()
     assert bench.control.logs["a-1", 0] == b"done\n"
 
@@ -112,7 +115,7 @@ def test_an_end_is_repeated_until_closed_and_outlives_a_restart(bench):
     bench.restart()
     bench.tick(times=2)
     assert bench.report == said
-    assert said.outputs == tree(model=b"weights")
+    assert said.outputs == digest(tree(model=b"weights"))
 
 
 def test_an_end_while_the_agent_was_dead_is_found(bench):
@@ -123,7 +126,7 @@ def test_an_end_while_the_agent_was_dead_is_found(bench):
     bench.tick()
     assert bench.report.phase is Phase.RUNNING
     bench.tick()
-    assert bench.report.outputs == tree(model=b"weights")
+    assert bench.report.outputs == digest(tree(model=b"weights"))
 
 
 def test_a_record_that_a_power_loss_emptied_is_made_again(bench):
@@ -201,7 +204,7 @@ def test_long_preparation_holds_up_no_sync_and_reports_nothing(bench):
 
 def test_what_cannot_be_prepared_is_reported_after_three_tries(bench):
     workdir = bench.control.hold(data=b"right")
-    bench.control.blobs[workdir.files[0].sha256] = b"wrong"
+    bench.control.blobs[entry("data", b"right").sha256] = b"wrong"
     bench.control.reply = reply(order(workdir=workdir))
     bench.tick(times=3)
     assert bench.control.reports == {}
@@ -253,6 +256,110 @@ def test_what_the_engine_lost_is_not_run_again(bench):
     bench.tick(times=3)
     assert len(bench.engine.launches) == 1
     assert bench.control.reports == {}
+    assert bench.control.requests[-1].denied == ("a-1",)
+
+
+def test_what_an_emptied_disk_lost_is_denied_and_not_run_again(bench):
+    bench.run_to_running()
+    shutil.rmtree(bench.root / "agent")
+    bench.engine.seen.clear()
+    bench.restart()
+    for wish in Wish:
+        bench.control.reply = reply(order(accepted=True, wish=wish), order("a-2"))
+        bench.tick(times=3)
+        assert bench.control.requests[-1].denied == ("a-1",)
+        assert list(bench.control.reports) == ["a-2"]
+    assert [launch.attempt_id for launch, _ in bench.engine.launches] == ["a-1", "a-2"]
+
+
+def test_an_engine_that_does_not_answer_denies_nothing(bench):
+    bench.run_to_running()
+    bench.engine.seen.clear()
+    bench.engine.silent = True
+    bench.restart()
+    bench.tick(times=2)
+    assert bench.control.requests[-1].denied == ()
+    bench.engine.silent = False
+    bench.tick()
+    assert bench.control.requests[-1].denied == ("a-1",)
+
+
+def test_what_was_seen_after_a_hang_up_is_not_submitted_again_when_it_is_gone(bench):
+    bench.engine.hangs_up = True
+    bench.control.reply = reply(order())
+    bench.tick(times=2)
+    bench.engine.seen.clear()
+    bench.restart()
+    bench.tick(times=3)
+    assert len(bench.engine.launches) == 1
+    assert bench.control.requests[-1].denied == ("a-1",)
+
+
+def test_what_is_being_settled_or_was_ended_is_not_denied(bench):
+    bench.run_to_running()
+    bench.engine.complete("a-1")
+    bench.executor.held = []
+    bench.tick()
+    bench.engine.seen.clear()
+    bench.control.reply = reply(order(accepted=True))
+    bench.tick()
+    assert bench.control.requests[-1].denied == ()
+    bench.executor.release()
+    bench.tick(times=2)
+    assert bench.control.requests[-1].denied == ()
+    assert bench.report.end is EngineEnd.COMPLETED
+
+
+def test_one_attempts_broken_folder_is_not_the_others(bench):
+    bench.control.reply = reply(*(order(id_) for id_ in ("a-1", "a-2", "a-3")))
+    bench.tick()
+    bench.engine.calls.clear()
+    real = bench.engine.extend
+
+    def extend(attempt_id, lease_until_ms):
+        if attempt_id == "a-1":
+            raise FileNotFoundError("lease")
+        real(attempt_id, lease_until_ms)
+
+    bench.engine.extend = extend
+    (bench.root / "a-2.0.log").symlink_to("a-2.0.log")  # a loop: it cannot even be looked at
+    bench.engine.log_path("a-3", 0).write_bytes(b"goes on")
+    bench.tick()
+    assert [call[1] for call in bench.engine.calls] == ["a-2", "a-3"]
+    assert bench.control.logs["a-3", 0] == b"goes on"
+
+
+def test_an_engine_whose_folder_cannot_be_read_holds_up_no_lease(bench):
+    bench.run_to_running()
+    bench.engine.calls.clear()
+
+    def observe():
+        raise PermissionError("attempts")
+
+    bench.engine.observe = observe
+    bench.tick()
+    assert not bench.control.requests[-1].engine_answered
+    assert [call[0] for call in bench.engine.calls] == ["extend"]
+
+
+def test_contents_that_are_there_already_are_not_brought_again(bench):
+    bench.control.hold(model=b"weights")
+    bench.control.refuse_puts = True
+    bench.run_to_running(outputs_dir="out")
+    (bench.folder / "out" / "model").write_bytes(b"weights")
+    bench.engine.complete("a-1")
+    bench.tick(times=2)
+    assert bench.report.outputs == digest(tree(model=b"weights"))
+
+
+def test_a_sync_stays_small_whatever_a_job_leaves(bench):
+    bench.run_to_running(outputs_dir="out")
+    for number in range(300):
+        (bench.folder / "out" / f"{number}{'x' * 200}").touch()
+    bench.engine.complete("a-1")
+    bench.tick(times=2)
+    assert len(bench.control.manifests[bench.report.outputs].files) == 300
+    assert len(codec.encode(bench.control.requests[-1])) < 1_000
 
 
 def test_a_silent_engine_keeps_the_last_known_and_starts_nothing(bench):
@@ -363,7 +470,7 @@ def test_an_order_whose_id_cannot_name_files_is_logged_and_left(bench, capsys, a
 
 
 def test_two_orders_do_not_share_troubles(bench):
-    bad = replace(order("a-1"), workdir=tree(gone=b"never uploaded"))
+    bad = replace(order("a-1"), workdir=digest(tree(gone=b"never uploaded")))
     bench.control.reply = reply(bad, order("a-2"))
     bench.tick()
     assert [launch.attempt_id for launch, _ in bench.engine.launches] == ["a-2"]

@@ -18,7 +18,7 @@ from agent_bench import FakeControl, order, reply, tree
 
 from dure import codec
 from dure.agent.uplink import UplinkError, UplinkRefusedError
-from dure.agent.wire import FileEntry, SyncRequest, Wish
+from dure.agent.wire import FileEntry, Manifest, SyncRequest, Wish
 from dure.engines import EngineEnd, Phase
 
 pytestmark = pytest.mark.engine
@@ -55,10 +55,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("content-length", str(len(content)))
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
+        self.wfile.write(content)
 
-    do_GET = do_PUT = do_POST = do_HEAD = answer  # noqa: N815  http.server's names
+    do_GET = do_PUT = do_POST = answer  # noqa: N815  http.server's names
 
     def act(self, url, body):
         control = self.server.control
@@ -71,6 +70,10 @@ class Handler(BaseHTTPRequestHandler):
             case ["attempts", id_, "logs", rank]:
                 offset = int(parse_qs(url.query)["offset"][0])
                 return json.dumps({"size": control.push_log(id_, int(rank), offset, body)}).encode()
+            case ["attempts", id_, "manifests"]:
+                return codec.encode(control.register(id_, codec.decode(Manifest, body)))
+            case ["attempts", id_, "manifests", sha256]:
+                return codec.encode(control.manifest(id_, sha256))
             case ["attempts", _, "blobs", sha256]:
                 if self.command == "PUT":
                     assert FileEntry("x", len(body), sha256)
@@ -167,8 +170,9 @@ def test_a_job_travels_there_and_back(site):
     site.start()
     report = site.reported(Phase.ENDED)
     assert (report.end, report.exit_code) == (EngineEnd.COMPLETED, 0)
-    assert report.outputs == tree(answer=b"42\n")
-    assert site.control.blobs[report.outputs.files[0].sha256] == b"42\n"
+    outputs = site.control.manifests[report.outputs]
+    assert outputs == tree(answer=b"42\n")
+    assert site.control.blobs[outputs.files[0].sha256] == b"42\n"
     assert site.control.logs["a-1", 0] == b"hush none\n"
     kept = [p for p in site.root.rglob("*") if p.is_file() and b"hush-hush" in p.read_bytes()]
     assert kept == []
@@ -242,7 +246,7 @@ def test_a_recalled_job_writes_its_checkpoint_and_goes_on_from_it(site):
     site.order(script, checkpoint_dir="ckpt", wish=Wish.STOP)
     report = site.reported(Phase.ENDED)
     assert report.end is EngineEnd.STOPPED
-    assert report.checkpoint == tree(step=b"7\n")
+    assert site.control.manifests[report.checkpoint] == tree(step=b"7\n")
 
     site.order(script, checkpoint_dir="ckpt", attempt_id="a-2", checkpoint=report.checkpoint)
     ended = until(lambda: (r := site.control.reports.get("a-2")) and r.phase is Phase.ENDED and r)

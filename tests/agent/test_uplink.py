@@ -9,7 +9,9 @@ from agent_bench import entry, order, reply
 
 from dure import codec
 from dure.agent.uplink import HttpUplink, UplinkError, UplinkRefusedError
-from dure.agent.wire import SyncRequest
+from dure.agent.wire import Manifest, SyncRequest
+from dure.store.files import digest
+from dure.views import Upload
 
 REQUEST = SyncRequest(cluster_id="c", engine="local", engine_answered=True, pools=(), attempts=())
 DATA = entry("data", b"right")
@@ -53,6 +55,7 @@ def test_what_may_pass_is_told_from_what_will_not(status, error):
         lambda: agent.sync(REQUEST),
         lambda: agent.secrets("a-1"),
         lambda: list(agent.fetch("a-1", DATA)),
+        lambda: agent.manifest("a-1", DATA.sha256),
         lambda: agent.put("a-1", DATA, io.BytesIO(b"right")),
         lambda: agent.push_log("a-1", 0, 0, b"x"),
     ):
@@ -69,7 +72,7 @@ def test_a_network_that_fails_is_an_error():
     agent = uplink(answer)
     for call in (
         lambda: agent.sync(REQUEST),
-        lambda: agent.has("a-1", DATA.sha256),
+        lambda: agent.register("a-1", Manifest((DATA,))),
         lambda: list(agent.fetch("a-1", DATA)),
     ):
         with pytest.raises(UplinkError, match="ConnectTimeout: no route"):
@@ -90,8 +93,6 @@ def test_content_travels_by_its_digest():
         path = request.url.path
         assert path == f"/v1/agent/attempts/a-1/blobs/{DATA.sha256}"
         match request.method:
-            case "HEAD":
-                return httpx.Response(200 if path in held else 404)
             case "PUT":
                 assert request.headers["content-length"] == "5"
                 held[path] = request.read()
@@ -100,10 +101,27 @@ def test_content_travels_by_its_digest():
                 return httpx.Response(200, content=held[path])
 
     agent = uplink(answer)
-    assert not agent.has("a-1", DATA.sha256)
     agent.put("a-1", DATA, io.BytesIO(b"right"))
-    assert agent.has("a-1", DATA.sha256)
     assert b"".join(agent.fetch("a-1", DATA)) == b"right"
+
+
+def test_manifests_travel_by_their_digest():
+    manifest = Manifest((DATA,))
+    upload = Upload(sha256=digest(manifest), missing=(DATA.sha256,))
+
+    def answer(request):
+        if request.method == "POST":
+            assert request.url.path == "/v1/agent/attempts/a-1/manifests"
+            assert codec.decode(Manifest, request.content) == manifest
+            return httpx.Response(200, content=codec.encode(upload))
+        assert request.url.path == f"/v1/agent/attempts/a-1/manifests/{upload.sha256}"
+        return httpx.Response(200, content=codec.encode(manifest))
+
+    agent = uplink(answer)
+    assert agent.register("a-1", manifest) == upload
+    assert agent.manifest("a-1", upload.sha256) == manifest
+    with pytest.raises(UplinkError, match="the reply to manifests is not one"):
+        uplink(lambda _: httpx.Response(200, content=b"{}")).manifest("a-1", upload.sha256)
 
 
 def test_a_log_goes_on_where_the_control_plane_says():

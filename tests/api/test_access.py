@@ -53,7 +53,7 @@ class World:
         file = folder / "train.py"
         file.write_bytes(CONTENT)
         manifest = Manifest((FileEntry("train.py", len(CONTENT), SHA),))
-        workdir = self.member.register_workdir("lab", manifest).sha256
+        self.workdir = workdir = self.member.register_workdir("lab", manifest).sha256
         self.member.upload("lab", SHA, file)
         job, ended = submit(
             self.member, spec(workdir=workdir), spec(name="ended", outputs="out", workdir=workdir)
@@ -61,7 +61,9 @@ class World:
         site.start_all()
         order = site.orders[f"{ended}.0"]
         site.end(order, EngineEnd.COMPLETED, 0)
-        site.reports[order.attempt_id] = replace(site.reports[order.attempt_id], outputs=manifest)
+        site.reports[order.attempt_id] = replace(
+            site.reports[order.attempt_id], outputs=site.register(order, manifest).sha256
+        )
         site.round()
         assert self.member.outputs(ended)
         self.ids = Ids(
@@ -292,7 +294,12 @@ ROWS: dict[tuple[str, str], Row] = {
     ("post", "/v1/agent/sync"): Row(synced, {"agent"}),
     ("get", "/v1/agent/attempts/{attempt}/secrets"): Row(of_attempt, {"agent"}),
     ("get", "/v1/agent/attempts/{attempt}/blobs/{sha256}"): Row(of_attempt, {"agent"}),
-    ("head", "/v1/agent/attempts/{attempt}/blobs/{sha256}"): Row(of_attempt, {"agent"}),
+    ("get", "/v1/agent/attempts/{attempt}/manifests/{sha256}"): Row(
+        lambda w, ids: Ask({"attempt": ids.attempt, "sha256": w.workdir}), {"agent"}
+    ),
+    ("post", "/v1/agent/attempts/{attempt}/manifests"): Row(
+        lambda w, ids: replace(of_attempt(w, ids), body={"files": []}), {"agent"}
+    ),
     ("put", "/v1/agent/attempts/{attempt}/blobs/{sha256}"): Row(
         lambda w, ids: replace(of_attempt(w, ids), body=CONTENT), {"agent"}
     ),

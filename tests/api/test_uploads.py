@@ -12,10 +12,20 @@ from typing import Any
 import pytest
 from api_bench import assert_refused, bearer, cut_off, digest, raw
 
-from dure.agent.wire import FILE_BYTES_MAX, FILES_MAX, FileEntry, Manifest, Order
+from dure import codec
+from dure.agent.wire import (
+    FILE_BYTES_MAX,
+    FILES_MAX,
+    MANIFEST_BYTES_MAX,
+    FileEntry,
+    Manifest,
+    Order,
+)
 from dure.client import ApiError, Client
 from dure.engines import EngineEnd
+from dure.life import State
 from dure.service import sites as service
+from dure.store import files
 from dure.store.blobs import Blobs, Logs
 from nation import Nation, Site, spec, submit
 
@@ -78,14 +88,14 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Any:
     nation.close()
 
 
-@pytest.mark.parametrize(("files", "named"), MANIFESTS.values(), ids=MANIFESTS.keys())
+@pytest.mark.parametrize(("entries", "named"), MANIFESTS.values(), ids=MANIFESTS.keys())
 def test_a_manifest_that_is_none_is_refused(
-    quiet: tuple[Nation, Client], files: list[Any], named: str
+    quiet: tuple[Nation, Client], entries: list[Any], named: str
 ):
     nation, lab = quiet
     before = digest(nation)
     answer = raw(
-        nation, "POST", "/v1/projects/lab/workdirs", token=bearer(lab), body={"files": files}
+        nation, "POST", "/v1/projects/lab/workdirs", token=bearer(lab), body={"files": entries}
     )
     assert named in assert_refused(answer, status=422)
     assert digest(nation) == before
@@ -190,10 +200,8 @@ def test_a_site_reads_what_its_open_attempt_starts_from_and_no_more(nation: Nati
     assert site.http.get(blob(order, SHA)).content == CONTENT
     assert site.http.get(blob(order, sha)).status_code == 404
     assert site.http.get(blob(order, "..%2Fsecret.key")).status_code == 404
-    assert site.http.head(blob(order, sha)).status_code == 200
     liar = Site(nation, cluster="kakao-national", pool="kakao-b200")
     assert liar.http.get(blob(order, SHA)).status_code == 404
-    assert liar.http.head(blob(order, SHA)).status_code == 404
     assert liar.http.put(blob(order, SHA), content=CONTENT).status_code == 404
 
     site.end(order, EngineEnd.COMPLETED, 0)
@@ -202,28 +210,96 @@ def test_a_site_reads_what_its_open_attempt_starts_from_and_no_more(nation: Nati
     assert site.http.put(blob(order, SHA), content=CONTENT).status_code == 404
 
 
-def end_with(site: Site, order: Order, outputs: Manifest) -> None:
+def trees(order: Order, sha: str = "") -> str:
+    return f"/v1/agent/attempts/{order.attempt_id}/manifests/{sha}".rstrip("/")
+
+
+def test_a_site_reads_the_manifests_that_its_open_attempt_starts_from(nation: Nation, site: Site):
+    lab = nation.lab()
+    order = running(nation, site, lab)
+    another = lab.register_workdir("lab", Manifest((FileEntry("x", len(CONTENT), SHA),)))
+    assert order.workdir == files.digest(MANIFEST)
+    answer = site.http.get(trees(order, order.workdir))
+    assert codec.decode(Manifest, answer.content) == MANIFEST
+    for unread in (another.sha256, SHA, "x", "..%2Fsecret.key"):
+        assert site.http.get(trees(order, unread)).status_code == 404
+    liar = Site(nation, cluster="kakao-national", pool="kakao-b200")
+    assert liar.http.get(trees(order, order.workdir)).status_code == 404
+    assert liar.http.post(trees(order), content=codec.encode(MANIFEST)).status_code == 404
+
     site.end(order, EngineEnd.COMPLETED, 0)
-    site.reports[order.attempt_id] = replace(site.reports[order.attempt_id], outputs=outputs)
+    site.round()
+    assert site.http.get(trees(order, order.workdir)).status_code == 404
+    assert site.http.post(trees(order), content=codec.encode(MANIFEST)).status_code == 404
+
+
+def end_with(site: Site, order: Order, outputs: str) -> None:
+    site.end(order, EngineEnd.COMPLETED, 0)
+    site.reports[order.attempt_id] = replace(
+        site.reports[order.attempt_id], outputs=outputs, detail="said by the site"
+    )
     site.round()
 
 
-def test_outputs_whose_contents_never_came_are_dropped(nation: Nation, site: Site):
+def details(lab: Client, order: Order) -> list[str | None]:
+    return [attempt.detail for attempt in lab.job(order.job_id).tasks[0].attempts]
+
+
+def test_outputs_are_kept_under_their_digest(nation: Nation, site: Site):
     lab = nation.lab()
     order = running(nation, site, lab)
     result = b"accuracy 0.97"
     sha = hashlib.sha256(result).hexdigest()
+    manifest = Manifest((FileEntry("result.txt", len(result), sha),))
+    assert site.register(order, manifest).missing == (sha,)
     assert site.http.put(blob(order, sha), content=result).status_code == 204
-    never = hashlib.sha256(b"never").hexdigest()
-    brought = FileEntry("result.txt", len(result), sha)
-    end_with(site, order, Manifest((FileEntry("lost.txt", 5, never), brought)))
+    upload = site.register(order, manifest)
+    assert upload == site.register(order, manifest)
+    assert upload.missing == ()
+    end_with(site, order, upload.sha256)
 
     (outputs,) = lab.outputs(order.job_id)
-    assert outputs.files == Manifest((brought,))
+    assert outputs.files == manifest
+    assert details(lab, order) == ["said by the site"]
     assert b"".join(lab.output(order.job_id, 0, sha)) == result
-    for index, wanted in ((0, never), (1, sha), (0, SHA), (0, "x")):
+    for index, wanted in ((1, sha), (0, SHA), (0, "x")):
         with pytest.raises(ApiError, match="There is no output file"):
             list(lab.output(order.job_id, index, wanted))
+
+
+def test_outputs_whose_contents_never_came_are_left_out_and_that_is_said(
+    nation: Nation, site: Site
+):
+    lab = nation.lab()
+    order = running(nation, site, lab)
+    never = Manifest((FileEntry("lost.txt", 5, hashlib.sha256(b"never").hexdigest()),))
+    before = digest(nation)
+    assert site.register(order, never).missing
+    assert digest(nation) == before
+    end_with(site, order, files.digest(never))
+    assert lab.job(order.job_id).summary.state is State.SUCCEEDED
+    assert lab.outputs(order.job_id) == ()
+    assert details(lab, order) == [
+        "outputs: files were named but never brought; said by the site",
+    ]
+
+
+def test_an_empty_tree_is_no_outputs(nation: Nation, site: Site):
+    lab = nation.lab()
+    order = running(nation, site, lab)
+    end_with(site, order, site.register(order, Manifest(())).sha256)
+    assert lab.outputs(order.job_id) == ()
+
+
+@pytest.mark.parametrize("length", [300, 600])
+def test_the_largest_manifest_of_long_paths_fits(nation: Nation, site: Site, length: int):
+    order = running(nation, site, nation.lab())
+    paths = [f"{number:05}" + "x" * (length - 5) for number in range(FILES_MAX)]
+    manifest = Manifest(tuple(FileEntry(path, len(CONTENT), SHA) for path in paths))
+    assert site.register(order, manifest).missing == ()
+    assert assert_refused(
+        site.http.post(trees(order), content=b" " * (MANIFEST_BYTES_MAX + 1)), status=413
+    )
 
 
 def test_a_site_does_not_get_another_projects_file_by_calling_it_an_output(
@@ -234,14 +310,18 @@ def test_a_site_does_not_get_another_projects_file_by_calling_it_an_output(
     sha = hashlib.sha256(secret).hexdigest()
     put(nation, other, secret, sha=sha, to="other")
     order = running(nation, site, lab)
-    end_with(site, order, Manifest((FileEntry("x", len(secret), sha),)))
-    assert not any(task.files.files for task in lab.outputs(order.job_id))
+    theirs = Manifest((FileEntry("x", len(secret), sha),))
+    assert site.register(order, theirs).missing == (sha,)
+    workdir = other.register_workdir("other", theirs)
+    assert workdir.missing == ()
+    end_with(site, order, workdir.sha256)
+    assert lab.outputs(order.job_id) == ()
 
 
 def test_outputs_go_to_members_only(nation: Nation, site: Site):
     lab = nation.lab()
     order = running(nation, site, lab)
-    end_with(site, order, MANIFEST)
+    end_with(site, order, site.register(order, MANIFEST).sha256)
     assert b"".join(lab.output(order.job_id, 0, SHA)) == CONTENT
     for who in (nation.admin, nation.lab("other")):
         with pytest.raises(ApiError, match="There is no job"):
@@ -253,14 +333,33 @@ def test_outputs_go_to_members_only(nation: Nation, site: Site):
 @pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a\\b", "a\0b"])
 def test_a_site_cannot_name_outputs_outside_the_folder(nation: Nation, site: Site, path: str):
     order = running(nation, site, nation.lab())
-    report = {"attempt_id": order.attempt_id, "engine_id": "e", "phase": "ended"}
-    report |= {"end": "completed", "outputs": {"files": [entry(path)]}}
-    body = {"cluster_id": site.cluster, "engine": "local", "engine_answered": True}
     before = digest(nation)
-    answer = site.http.post(
-        "/v1/agent/sync", content=json.dumps(body | {"pools": [], "attempts": [report]})
-    )
+    answer = site.http.post(trees(order), content=json.dumps({"files": [entry(path)]}))
     assert_refused(answer, status=422)
+    assert digest(nation) == before
+
+
+@pytest.mark.parametrize(
+    ("answered", "changes", "named"),
+    [
+        (True, {"outputs": "x"}, "outputs 'x'"),
+        (True, {"checkpoint": SHA.upper()}, "checkpoint"),
+        (True, {"outputs": {"files": []}}, "outputs"),
+        (True, {"denied": ["a-1"]}, "both reported and denied"),
+        (False, {"denied": ["a-2"]}, "did not answer"),
+        (True, {"denied": ["a\0"]}, "denied"),
+    ],
+)
+def test_a_sync_that_makes_no_sense_is_refused(
+    nation: Nation, site: Site, changes: dict[str, Any], named: str, *, answered: bool
+):
+    denied = changes.pop("denied", [])
+    report = {"attempt_id": "a-1", "engine_id": "e", "phase": "ended", "end": "completed"}
+    body = {"cluster_id": site.cluster, "engine": "local", "engine_answered": answered}
+    body |= {"pools": [], "attempts": [report | changes], "denied": denied}
+    before = digest(nation)
+    answer = site.http.post("/v1/agent/sync", content=json.dumps(body))
+    assert named in assert_refused(answer, status=422)
     assert digest(nation) == before
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
+
 import pytest
 
-from dure.agent.wire import AttemptReport, Wish
+from dure.agent.wire import AttemptReport, FileEntry, Manifest, Order, Wish
 from dure.allocations import Allocation, AllocationKind
 from dure.client import ApiError
 from dure.control.cycle import tick
@@ -56,12 +59,24 @@ def test_the_users_failure_is_charged_and_the_platforms_is_not(nation: Nation, s
     nation.assert_book_in_order()
 
 
+def _bring(site: Site, order: Order, content: bytes) -> str:
+    """Bring a tree of one file; its digest."""
+    sha = hashlib.sha256(content).hexdigest()
+    path = f"/v1/agent/attempts/{order.attempt_id}/blobs/{sha}"
+    assert site.http.put(path, content=content).status_code == 204
+    upload = site.register(order, Manifest((FileEntry("step", len(content), sha),)))
+    assert upload.missing == ()
+    return upload.sha256
+
+
 def test_after_a_node_failure_it_starts_again_from_its_checkpoint(nation: Nation, site: Site):
     lab = nation.lab()
     (job,) = submit(lab, spec(checkpoint=Checkpoint(dir="ckpt")))
     site.start_all()
     first = site.orders[f"{job}.0"]
+    checkpoint = _bring(site, first, b"step 41")
     site.end(first, EngineEnd.NODE_FAILED)
+    site.reports[first.attempt_id] = replace(site.reports[first.attempt_id], checkpoint=checkpoint)
     site.round()
     nation.pass_s(2)
     site.round()
@@ -70,6 +85,7 @@ def test_after_a_node_failure_it_starts_again_from_its_checkpoint(nation: Nation
     assert second.attempt_id != first.attempt_id
     assert second.attempt_number == 2
     assert second.checkpoint_dir == "ckpt"
+    assert second.checkpoint == checkpoint
 
 
 def test_platform_faults_are_retried_only_so_often(nation: Nation, site: Site):
@@ -242,7 +258,7 @@ def test_an_attempt_that_its_engine_denies_twice_is_lost_but_not_before(nation: 
     lab = nation.lab()
     (job,) = submit(lab, spec())
     site.start_all()
-    site.reports.clear()
+    site.lose(site.orders[f"{job}.0"])
     site.round()
     assert lab.job(job).summary.state is State.RUNNING
     nation.pass_s(SETTINGS.missing_confirm_s - 1)
@@ -264,8 +280,20 @@ def test_an_engine_that_did_not_answer_denies_nothing(nation: Nation, site: Site
     for _ in range(5):
         nation.pass_s(SETTINGS.missing_confirm_s + 1)
         site.round()
-
     assert lab.job(job).summary.state is State.RUNNING
+
+    site.answers = True
+    site.lose(site.orders[f"{job}.0"])
+    site.round()
+    assert lab.job(job).summary.state is State.RUNNING
+    site.answers = False  # not to be heard in between takes nothing back
+    nation.pass_s(SETTINGS.missing_confirm_s)
+    site.round()
+    assert lab.job(job).summary.state is State.RUNNING
+    site.answers = True
+    site.sync()
+    nation.tick()
+    assert lab.job(job).tasks[0].attempts[0].cause is EndCause.LOST
 
 
 def test_an_attempt_not_yet_accepted_is_not_missing(nation: Nation, site: Site):

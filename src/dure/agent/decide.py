@@ -6,7 +6,7 @@ nothing but when a thing is done.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -80,6 +80,8 @@ def _unseen(order: Order | None, stage: Stage | None, *, closed: bool) -> Verb |
         return None if stage in {Stage.SETTLING, Stage.FINISHED} else Verb.FORGET
     if stage in {Stage.SETTLING, Stage.FINISHED}:
         return None
+    if order.accepted and stage is not Stage.SUBMITTED:  # it ran here, and we forgot: it is denied
+        return None
     if order.wish is Wish.STOP:  # asked just now, the engine has no SUBMITTING one: it never began
         return Verb.STOP if stage is Stage.SUBMITTED else Verb.END_UNSTARTED
     match stage:
@@ -87,7 +89,7 @@ def _unseen(order: Order | None, stage: Stage | None, *, closed: bool) -> Verb |
             return Verb.PREPARE
         case Stage.READY | Stage.SUBMITTING:  # an engine's submit is idempotent by attempt id
             return Verb.SUBMIT
-        case _:  # SUBMITTED and gone: the control plane counts the silence, nobody runs it again
+        case _:  # SUBMITTED and gone: it is denied, and nobody runs it again
             return None
 
 
@@ -97,3 +99,16 @@ def _ended(order: Order | None, stage: Stage | None, *, closed: bool) -> Verb | 
     if stage in {Stage.SETTLING, Stage.FINISHED} or (stage is None and order is None):
         return None
     return Verb.SETTLE
+
+
+def denied(
+    orders: Iterable[Order], seen: Collection[str], known: Mapping[str, Stage]
+) -> tuple[str, ...]:
+    """Attempts that an engine had accepted, and of which it now, asked for all, knows nothing.
+
+    That it had one is known here, or by the control plane where this site has lost its records.
+    """
+    accepted = {order.attempt_id for order in orders if order.accepted}
+    accepted -= {id_ for id_, stage in known.items() if stage in {Stage.SETTLING, Stage.FINISHED}}
+    accepted |= {id_ for id_, stage in known.items() if stage is Stage.SUBMITTED}
+    return tuple(sorted(accepted.difference(seen)))

@@ -20,7 +20,7 @@ from typing import Final, TypeVar
 import structlog
 
 from dure.agent.cache import Cache, ContentError
-from dure.agent.decide import Action, Stage, Verb, actions
+from dure.agent.decide import Action, Stage, Verb, actions, denied
 from dure.agent.logs import ROUND_BYTES_MAX, LogPusher
 from dure.agent.prepare import Preparer, launch_of
 from dure.agent.records import Record, Records
@@ -162,21 +162,29 @@ class Agent:
             self._seen = {o.attempt_id: o for o in self._site.engine.observe()}
             self._pools = self._site.engine.capacity()
             self._answered = True
-        except EngineError as error:
+        except (EngineError, OSError) as error:
             self._answered = False
             log.warning("engine-silent", error=str(error))
+            return
+        for record in self._records:
+            attempt_id = record.order.attempt_id
+            if record.stage is Stage.SUBMITTING and attempt_id in self._seen:
+                with self._one_attempt("note", attempt_id):
+                    self._records.put(replace(record, stage=Stage.SUBMITTED))
 
     def _request(self) -> SyncRequest:
         reports = {id_: self._report(seen) for id_, seen in self._seen.items()}
         for record in self._records:
             if record.report is not None:
                 reports[record.order.attempt_id] = record.report
+        orders = self._reply.orders if self._reply is not None else ()
         return SyncRequest(
             cluster_id=self._site.cluster_id,
             engine=self._site.engine_name,
             engine_answered=self._answered,
             pools=self._pools,
             attempts=tuple(reports[id_] for id_ in sorted(reports)),
+            denied=denied(orders, reports.keys(), self._known()) if self._answered else (),
         )
 
     def _report(self, seen: Observation) -> AttemptReport:
@@ -209,7 +217,7 @@ class Agent:
         for order in reply.orders:
             seen = self._seen.get(order.attempt_id)
             if seen is not None and seen.phase is not Phase.ENDED:
-                with self._engine_trouble("extend", order.attempt_id):
+                with self._one_attempt("extend", order.attempt_id):
                     self._site.engine.extend(order.attempt_id, self._lease_until_ms)
 
     def _carry_out(self, action: Action) -> bool:
@@ -228,7 +236,7 @@ class Agent:
                 case Verb.FORGET:
                     return self._forget(attempt_id)
                 case Verb.STOP:
-                    with self._engine_trouble("stop", attempt_id):
+                    with self._one_attempt("stop", attempt_id):
                         self._site.engine.stop(attempt_id)
                 case _:
                     self._leave(attempt_id)
@@ -237,11 +245,12 @@ class Agent:
         return False
 
     @contextlib.contextmanager
-    def _engine_trouble(self, what: str, attempt_id: str) -> Iterator[None]:
+    def _one_attempt(self, what: str, attempt_id: str) -> Iterator[None]:
+        """One attempt's trouble, a broken folder say, is not the others'."""
         try:
             yield
-        except EngineError as error:
-            log.warning("engine-trouble", verb=what, attempt_id=attempt_id, error=str(error))
+        except (EngineError, OSError) as error:
+            log.warning("attempt-trouble", verb=what, attempt_id=attempt_id, error=str(error))
 
     def _start_preparing(self, order: Order) -> bool:
         attempt_id = order.attempt_id
@@ -280,7 +289,7 @@ class Agent:
         crash_point("agent.after-submit")
         self._records.put(Record(order=order, stage=Stage.SUBMITTED))
         del self._ready[attempt_id]
-        with self._engine_trouble("extend", attempt_id):
+        with self._one_attempt("extend", attempt_id):
             self._site.engine.extend(attempt_id, self._lease_until_ms)
         log.info("submitted", attempt_id=attempt_id, job_id=order.job_id, nodes=order.nodes)
         return True
@@ -350,14 +359,16 @@ class Agent:
             try:
                 self._ready[attempt_id] = prepared.result()
             except (UplinkError, UplinkRefusedError, ContentError, OSError) as error:
-                self._preparing_failed(attempt_id, error)
+                with self._one_attempt("prepare", attempt_id):
+                    self._preparing_failed(attempt_id, error)
         if not self._preparing:
             self._cache.trim()
         for attempt_id, settled in _done(self._settling):
             try:
                 self._settled(attempt_id, settled.result())
             except (UplinkError, OSError) as error:
-                self._settling_failed(attempt_id, error)
+                with self._one_attempt("settle", attempt_id):
+                    self._settling_failed(attempt_id, error)
         for attempt_id, pushed in _done(self._pushing):
             try:
                 pushed.result()
@@ -380,8 +391,9 @@ class Agent:
             self._finish_unstarted(order, EngineEnd.START_FAILED, f"cannot be prepared: {error}")
 
     def _settling_failed(self, attempt_id: str, error: Exception) -> None:
-        if not self._try_again(attempt_id, "settling-failed", error):
-            seen = self._seen[attempt_id]
+        again = self._try_again(attempt_id, "settling-failed", error)
+        seen = self._seen.get(attempt_id)
+        if seen is not None and not again:
             detail = f"{seen.detail}; files were not collected: {error}".removeprefix("; ")
             self._settled(attempt_id, report_of(seen, detail=detail))
 
@@ -399,10 +411,11 @@ class Agent:
             if record is None or seen.phase is Phase.ENDED or attempt_id in self._pushing:
                 continue
             paths = self._log_paths(record.order)
-            if any(self._logs.behind(attempt_id, r, p) for r, p in enumerate(paths)):
-                work = self._site.executor.submit(self._push_all, attempt_id, paths)
-                work.add_done_callback(lambda _: self.wake())
-                self._pushing[attempt_id] = work
+            with self._one_attempt("push", attempt_id):
+                if any(self._logs.behind(attempt_id, r, p) for r, p in enumerate(paths)):
+                    work = self._site.executor.submit(self._push_all, attempt_id, paths)
+                    work.add_done_callback(lambda _: self.wake())
+                    self._pushing[attempt_id] = work
 
     def _push_all(self, attempt_id: str, paths: tuple[Path, ...]) -> None:
         for rank, path in enumerate(paths):

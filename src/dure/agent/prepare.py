@@ -25,26 +25,30 @@ class Preparer:
         Raises the uplink's errors, ContentError and OSError (no space, say).
         """
         secrets = self.secrets(order)
-        for manifest in (order.workdir, order.checkpoint):
-            self._fetch(order.attempt_id, manifest)
+        workdir = self._fetch(order.attempt_id, order.workdir)
+        checkpoint = self._fetch(order.attempt_id, order.checkpoint)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        if order.workdir is not None:
-            materialise(order.workdir, self._cache.path, folder)
+        materialise(workdir, self._cache.path, folder)
         for inside in filter(None, (order.outputs_dir, order.checkpoint_dir)):
             (folder / inside).mkdir(parents=True, exist_ok=True)
-        if order.checkpoint is not None and order.checkpoint_dir is not None:
-            materialise(order.checkpoint, self._cache.path, folder / order.checkpoint_dir)
+        if order.checkpoint_dir is not None:
+            materialise(checkpoint, self._cache.path, folder / order.checkpoint_dir)
         return secrets
 
     def secrets(self, order: Order) -> dict[str, str]:
         """The secrets alone, for a folder that was prepared before the agent restarted."""
         return self._uplink.secrets(order.attempt_id)
 
-    def _fetch(self, attempt_id: str, manifest: Manifest | None) -> None:
-        for entry in manifest.files if manifest is not None else ():
+    def _fetch(self, attempt_id: str, sha256: str | None) -> Manifest:
+        """The manifest of that digest, its contents now in the cache."""
+        if sha256 is None:
+            return Manifest(())
+        manifest = self._uplink.manifest(attempt_id, sha256)
+        for entry in manifest.files:
             if not self._cache.holds(entry):
                 self._cache.add(entry, self._uplink.fetch(attempt_id, entry))
+        return manifest
 
 
 def launch_of(order: Order, secrets: dict[str, str], folder: Path) -> Launch:

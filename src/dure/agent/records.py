@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from dure import codec
@@ -13,7 +13,7 @@ from dure.agent.wire import AttemptReport, Order
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One attempt at this site. The order is kept without its input files, and has no secrets."""
+    """One attempt at this site. Its order has no secrets."""
 
     order: Order
     stage: Stage
@@ -49,13 +49,12 @@ class Records:
 
     def put(self, record: Record) -> None:
         """Keeps it, in place of an earlier one."""
-        slim = replace(record, order=replace(record.order, workdir=None, checkpoint=None))
         path = self._path(record.order.attempt_id)
         temporary = path.with_suffix(".new")
         temporary.touch(mode=0o600)
-        temporary.write_bytes(codec.encode(slim))
+        temporary.write_bytes(codec.encode(record))
         temporary.replace(path)
-        self._records[record.order.attempt_id] = slim
+        self._records[record.order.attempt_id] = record
 
     def remove(self, attempt_id: str) -> None:
         """Drops it, if it is there."""

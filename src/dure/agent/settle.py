@@ -9,10 +9,9 @@ from pathlib import Path
 from dure.agent.files import CollectError, collect, opened
 from dure.agent.logs import LogPusher
 from dure.agent.uplink import Uplink, UplinkRefusedError
-from dure.agent.wire import AttemptReport, Manifest, Order
+from dure.agent.wire import DETAIL_MAX, AttemptReport, Manifest, Order
 from dure.engines import EngineEnd, Observation, Phase
-
-DETAIL_MAX = 2_000
+from dure.views import Upload
 
 
 class Settler:
@@ -45,15 +44,13 @@ class Settler:
 
     def _hand_over(
         self, what: str, order: Order, inside: str | None, folder: Path, notes: list[str]
-    ) -> Manifest | None:
+    ) -> str | None:
+        """The digest of what was collected, brought and registered."""
         if inside is None:
             return None
         try:
             collected = collect(folder, inside)
-            for entry in collected.manifest.files:
-                if not self._uplink.has(order.attempt_id, entry.sha256):
-                    with opened(folder, inside, entry.path) as content:
-                        self._uplink.put(order.attempt_id, entry, content)
+            upload = self._bring(order.attempt_id, collected.manifest, folder, inside)
         except CollectError as error:
             notes.append(f"{what} were not collected: {error}")
             return None
@@ -64,15 +61,30 @@ class Settler:
             notes.append(
                 f"{what}: {collected.left_out:,} links, special files or unfit names left out"
             )
-        return collected.manifest
+        if upload.missing:
+            notes.append(f"{what} were not taken: {len(upload.missing):,} contents did not arrive")
+            return None
+        return upload.sha256 if collected.manifest.files else None
+
+    def _bring(self, attempt_id: str, manifest: Manifest, folder: Path, inside: str) -> Upload:
+        """Registers a manifest, once the contents that its project lacks have been brought."""
+        upload = self._uplink.register(attempt_id, manifest)
+        if not upload.missing:
+            return upload
+        by_content = {entry.sha256: entry for entry in manifest.files}
+        for entry in by_content.values():
+            if entry.sha256 in upload.missing:
+                with opened(folder, inside, entry.path) as content:
+                    self._uplink.put(attempt_id, entry, content)
+        return self._uplink.register(attempt_id, manifest)
 
 
 def report_of(
     observation: Observation,
     *,
     detail: str | None = None,
-    outputs: Manifest | None = None,
-    checkpoint: Manifest | None = None,
+    outputs: str | None = None,
+    checkpoint: str | None = None,
 ) -> AttemptReport:
     """An observation as the control plane is told it."""
     return AttemptReport(

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import BinaryIO, Final, Protocol, cast
+from typing import BinaryIO, Final, Protocol, TypeVar, cast
 from urllib.parse import quote, urlsplit
 
 import httpx
 from pydantic import ValidationError
 
 from dure import codec
-from dure.agent.wire import FileEntry, SyncReply, SyncRequest
+from dure.agent.wire import FileEntry, Manifest, SyncReply, SyncRequest
 from dure.errors import RefusedError
+from dure.views import Upload
 
 LOG_BYTES_MAX: Final = 256 * 1024
 """Bytes of a log in one call."""
 
+T = TypeVar("T")
+
 _CHUNK_BYTES: Final = 1024 * 1024
+_JSON: Final = {"Content-Type": "application/json"}
 _TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
 _UNSURE: Final = frozenset({401, 403, 408, 425, 429})
 """Refusals that may pass: a token being renewed, too many calls."""
@@ -46,8 +50,12 @@ class Uplink(Protocol):
         """The content of one of the attempt's input files, unchecked."""
         ...
 
-    def has(self, attempt_id: str, sha256: str) -> bool:
-        """Whether the control plane holds this content already."""
+    def manifest(self, attempt_id: str, sha256: str) -> Manifest:
+        """A manifest that the attempt starts from."""
+        ...
+
+    def register(self, attempt_id: str, manifest: Manifest) -> Upload:
+        """Registers what the attempt left; the answer names the contents to be brought first."""
         ...
 
     def put(self, attempt_id: str, entry: FileEntry, content: BinaryIO) -> None:
@@ -81,16 +89,8 @@ class HttpUplink:
 
     def sync(self, request: SyncRequest) -> SyncReply:
         """See `Uplink.sync`."""
-        response = self._call(
-            "POST",
-            "/sync",
-            content=codec.encode(request),
-            headers={"Content-Type": "application/json"},
-        )
-        try:
-            return codec.decode(SyncReply, response.content, what="reply")
-        except RefusedError as error:
-            raise UplinkError(f"the reply to sync is not one: {error.reason.sentence}") from error
+        response = self._call("POST", "/sync", content=codec.encode(request), headers=_JSON)
+        return _decoded(SyncReply, response, "sync")
 
     def secrets(self, attempt_id: str) -> dict[str, str]:
         """See `Uplink.secrets`. Errors never quote what was received."""
@@ -110,16 +110,20 @@ class HttpUplink:
         except httpx.HTTPError as error:
             raise UplinkError(_said(error)) from error
 
-    def has(self, attempt_id: str, sha256: str) -> bool:
-        """See `Uplink.has`."""
-        try:
-            response = self._client.head(_blob(attempt_id, sha256))
-        except httpx.HTTPError as error:
-            raise UplinkError(_said(error)) from error
-        if response.status_code == httpx.codes.NOT_FOUND:
-            return False
-        _check(response)
-        return True
+    def manifest(self, attempt_id: str, sha256: str) -> Manifest:
+        """See `Uplink.manifest`."""
+        path = f"/attempts/{quote(attempt_id, safe='')}/manifests/{sha256}"
+        return _decoded(Manifest, self._call("GET", path), "manifests")
+
+    def register(self, attempt_id: str, manifest: Manifest) -> Upload:
+        """See `Uplink.register`."""
+        response = self._call(
+            "POST",
+            f"/attempts/{quote(attempt_id, safe='')}/manifests",
+            content=codec.encode(manifest),
+            headers=_JSON,
+        )
+        return _decoded(Upload, response, "manifests")
 
     def put(self, attempt_id: str, entry: FileEntry, content: BinaryIO) -> None:
         """See `Uplink.put`."""
@@ -160,6 +164,13 @@ class HttpUplink:
             raise UplinkError(_said(error)) from error
         _check(response)
         return response
+
+
+def _decoded(type_: type[T], response: httpx.Response, what: str) -> T:
+    try:
+        return codec.decode(type_, response.content, what="reply")
+    except RefusedError as error:
+        raise UplinkError(f"the reply to {what} is not one: {error.reason.sentence}") from error
 
 
 def _blob(attempt_id: str, sha256: str) -> str:

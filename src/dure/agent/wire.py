@@ -17,6 +17,10 @@ from dure.units import INT64_MAX
 FILES_MAX = 20_000
 FILE_BYTES_MAX = 2 * 1024**3
 TREE_BYTES_MAX = 20 * 1024**3
+MANIFEST_BYTES_MAX = 16 * 1024**2
+"""Of a manifest as JSON: it has room for FILES_MAX paths of 600 characters."""
+ATTEMPT_ID_MAX = 80
+DETAIL_MAX = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +74,22 @@ class AttemptReport:
     end: EngineEnd | None = None
     exit_code: int | None = None
     detail: str = ""
-    outputs: Manifest | None = None
-    """Collected once it ended; their contents were uploaded before this is said."""
-    checkpoint: Manifest | None = None
+    outputs: str | None = None
+    """The digest of what was collected once it ended, as a manifest that was registered before."""
+    checkpoint: str | None = None
 
     def __post_init__(self) -> None:
-        check_text("attempt_id", self.attempt_id, limit=80)
+        check_text("attempt_id", self.attempt_id, limit=ATTEMPT_ID_MAX)
         check_text("engine_id", self.engine_id, limit=200)
-        check_text("detail", self.detail, limit=2_000)
+        check_text("detail", self.detail, limit=DETAIL_MAX)
         for field in (self.started_ms, self.ended_ms, self.exit_code):
             if field is not None and abs(field) > INT64_MAX:
                 raise ValueError("an instant or exit code does not fit 64 bits")
         if (self.phase is Phase.ENDED) != (self.end is not None):
             raise ValueError("end must be given exactly when the phase is ended")
+        for name, digest in (("outputs", self.outputs), ("checkpoint", self.checkpoint)):
+            if digest is not None and not SHA256.match(digest):
+                raise ValueError(f"{name} {shown(digest)} is not 64 lower-case hex digits")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +102,16 @@ class SyncRequest:
     """False: the engine could not be asked; `attempts` and `pools` are then the last known."""
     pools: tuple[PoolReport, ...]
     attempts: tuple[AttemptReport, ...]
+    denied: tuple[str, ...] = ()
+    """Attempts that the engine once had, or may have had, and of which it now knows nothing."""
+
+    def __post_init__(self) -> None:
+        for attempt_id in self.denied:
+            check_text("denied", attempt_id, limit=ATTEMPT_ID_MAX)
+        if self.denied and not self.engine_answered:
+            raise ValueError("denied names attempts; an engine that did not answer denies nothing")
+        if both := set(self.denied) & {report.attempt_id for report in self.attempts}:
+            raise ValueError(f"attempt {shown(min(both))} is both reported and denied")
 
 
 class Wish(StrEnum):
@@ -108,19 +125,21 @@ class Wish(StrEnum):
 class Order(Launch):
     """An attempt that should exist: what to launch, whose it is, and its files.
 
-    Its `env` is without secrets: those are fetched apart, when it is first launched. Once the site
-    reports the attempt, `workdir` and `checkpoint` are left out.
+    Its `env` is without secrets: those are fetched apart, when it is first launched. `workdir` and
+    `checkpoint` are the digests of manifests, which are fetched apart too.
     """
 
     wish: Wish
+    accepted: bool
+    """An engine is known to have accepted it: whoever has no record of it must not run it again."""
     job_id: str
     job_name: str
     task_index: int
     attempt_number: int
     project: str
-    workdir: Manifest | None
+    workdir: str | None
     checkpoint_dir: str | None
-    checkpoint: Manifest | None
+    checkpoint: str | None
     outputs_dir: str | None
 
 

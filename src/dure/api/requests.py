@@ -55,12 +55,13 @@ Agent = Annotated[Caller, Depends(TokenFor(TokenScope.AGENT))]
 class JsonBody:
     """A dependency: the body, decoded strictly into `type_`. Known to the OpenAPI document."""
 
-    def __init__(self, type_: Any) -> None:
+    def __init__(self, type_: Any, limit: int = JSON_BYTES_MAX) -> None:
         self.type = type_
+        self.limit = limit
 
     async def __call__(self, request: Request) -> Any:
         """The decoded body. Raises RefusedError: what is wrong with it."""
-        return codec.decode(self.type, await read_body(request, JSON_BYTES_MAX))
+        return codec.decode(self.type, await read_body(request, self.limit))
 
 
 async def read_body(request: Request, limit: int) -> bytes:

@@ -8,7 +8,14 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 
-from dure.agent.wire import FILE_BYTES_MAX, FileEntry, Manifest, SyncReply, SyncRequest
+from dure.agent.wire import (
+    FILE_BYTES_MAX,
+    MANIFEST_BYTES_MAX,
+    FileEntry,
+    Manifest,
+    SyncReply,
+    SyncRequest,
+)
 from dure.api.jobs import _FILE
 from dure.api.requests import Agent, JsonBody, Submitter, body_pieces, read_body
 from dure.errors import NotFoundError
@@ -22,12 +29,14 @@ from dure.views import Upload
 
 router = APIRouter(prefix="/v1", tags=["sites"])
 
+_manifest = JsonBody(Manifest, MANIFEST_BYTES_MAX)
+
 Rank = Annotated[int, Path(ge=0, lt=NODES_MAX)]
 
 
 @router.post("/projects/{project}/workdirs", status_code=201, tags=["jobs"])
 def register_workdir(
-    caller: Submitter, project: str, body: Annotated[Manifest, Depends(JsonBody(Manifest))]
+    caller: Submitter, project: str, body: Annotated[Manifest, Depends(_manifest)]
 ) -> Upload:
     """Register a tree of files; the answer names the contents still to be brought."""
     return service.register_workdir(caller.service, caller.principal, project, body)
@@ -63,17 +72,26 @@ def secrets(caller: Agent, response: Response, attempt: str) -> dict[str, str]:
     return service.secrets_of(caller.service, caller.principal, attempt)
 
 
+@router.get("/agent/attempts/{attempt}/manifests/{sha256}")
+def attempt_manifest(caller: Agent, attempt: str, sha256: str) -> Manifest:
+    """A manifest that an attempt starts from."""
+    return service.attempt_manifest(caller.service, caller.principal, attempt, sha256)
+
+
+@router.post("/agent/attempts/{attempt}/manifests")
+def register_files(
+    caller: Agent, attempt: str, body: Annotated[Manifest, Depends(_manifest)]
+) -> Upload:
+    """Register output or checkpoint files once nothing of them is missing. Idempotent."""
+    return service.register_files(caller.service, caller.principal, attempt, body)
+
+
 @router.get(
     "/agent/attempts/{attempt}/blobs/{sha256}", responses=_FILE, response_class=FileResponse
 )
-@router.head(
-    "/agent/attempts/{attempt}/blobs/{sha256}", responses=_FILE, response_class=FileResponse
-)
-def attempt_file(caller: Agent, request: Request, attempt: str, sha256: str) -> FileResponse:
-    """A content that an attempt starts from; with HEAD, whether its project has it."""
-    path = service.attempt_file(
-        caller.service, caller.principal, attempt, sha256, to_read=request.method == "GET"
-    )
+def attempt_file(caller: Agent, attempt: str, sha256: str) -> FileResponse:
+    """A content that an attempt starts from."""
+    path = service.attempt_file(caller.service, caller.principal, attempt, sha256)
     return FileResponse(path, media_type="application/octet-stream")
 
 

@@ -155,7 +155,9 @@ def _hear(connection: Connection, moment: Moment) -> dict[str, Heard]:
         site.cluster: Heard(
             received_ms=max(site.received_ms, moment.up_since_ms),
             answered_ms=site.answered_ms,
+            answered=site.report.engine_answered,
             attempts={report.attempt_id: report for report in site.report.attempts},
+            denied=frozenset(site.report.denied),
         )
         for site in sites.all_sites(connection)
     }
@@ -169,7 +171,7 @@ def _settle(
     One that cannot be settled, by a fault of ours, is left as it is and reported: it must not keep
     the nation's other attempts from theirs.
     """
-    never = Heard(received_ms=moment.up_since_ms, answered_ms=0, attempts={})
+    never = Heard(received_ms=moment.up_since_ms, answered_ms=0, answered=False, attempts={})
     states = jobs.live_states(connection)
     moved, stuck = [], []
     for attempt in some:
@@ -194,12 +196,10 @@ def _settle(
 
 def _keep_facts(connection: Connection, observed: Observed) -> None:
     """Write down what its site says of an attempt, where that is new."""
-    attempt, report = observed.attempt, observed.report
+    attempt = observed.attempt
     facts: dict[str, object] = {}
-    if report is not None and report.engine_id != attempt.engine_id:
-        facts["engine_id"] = report.engine_id
-    if report is not None and attempt.started_ms is None and report.started_ms is not None:
-        facts["started_ms"] = report.started_ms
+    if observed.started_ms != attempt.started_ms:
+        facts["started_ms"] = observed.started_ms
     if observed.missing_since_ms != attempt.missing_since_ms:
         facts["missing_since_ms"] = observed.missing_since_ms
     if facts:

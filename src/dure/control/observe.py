@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from dure.agent.wire import AttemptReport, Wish
-from dure.control.transition import Happened
+from dure.control.transition import Happened, possible_ms
 from dure.engines import EngineEnd, Phase
 from dure.errors import Reason
 from dure.life import LIVE, Event, State
@@ -22,17 +22,20 @@ class Heard:
 
     received_ms: int
     answered_ms: int
+    answered: bool
+    """Whether its engine answered for what it said last."""
     attempts: Mapping[str, AttemptReport]
+    denied: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """One open attempt's news. `missing_since_ms` is to be kept when it changes."""
+    """One open attempt's news, and what is to be kept of it where that is new."""
 
     attempt: Attempt
     happened: Happened | None
     missing_since_ms: int | None
-    report: AttemptReport | None
+    started_ms: int | None = None
 
 
 _END_EVENTS: Final[Mapping[EngineEnd, Event]] = {
@@ -48,25 +51,30 @@ _END_EVENTS: Final[Mapping[EngineEnd, Event]] = {
 def observe(
     attempt: Attempt, state: State, heard: Heard, settings: Settings, now_ms: int
 ) -> Observed:
-    """What happened to an attempt. An end is believed on positive evidence only."""
-    silent = now_ms - heard.received_ms > settings.silent_after_s * MS_PER_S
-    if silent:
-        happened = _in_silence(attempt, state, heard, settings, now_ms)
+    """What happened to an attempt. An end is believed on positive evidence only.
+
+    An end that was reported stays true however long its site has been silent since.
+    """
+    report = heard.attempts.get(attempt.id)
+    ended = report is not None and report.phase is Phase.ENDED
+    if not ended and now_ms - heard.received_ms > settings.silent_after_s * MS_PER_S:
         return Observed(
             attempt=attempt,
-            happened=happened,
+            happened=_in_silence(attempt, state, heard, settings, now_ms),
             missing_since_ms=attempt.missing_since_ms,
-            report=None,
+            started_ms=attempt.started_ms,
         )
-    report = heard.attempts.get(attempt.id)
     if report is not None:
+        started_ms = attempt.started_ms
+        if started_ms is None and report.started_ms is not None:
+            started_ms = possible_ms(attempt, report.started_ms, now_ms)
         return Observed(
             attempt=attempt,
             happened=reported(attempt, state, report),
-            missing_since_ms=None,
-            report=report,
+            missing_since_ms=None if heard.answered else attempt.missing_since_ms,
+            started_ms=started_ms,
         )
-    return _missing(attempt, state, heard, settings)
+    return _unnamed(attempt, heard, settings)
 
 
 def reported(attempt: Attempt, state: State, report: AttemptReport) -> Happened | None:
@@ -134,24 +142,33 @@ def _in_silence(
     return None
 
 
-def _missing(attempt: Attempt, state: State, heard: Heard, settings: Settings) -> Observed:
-    """The site speaks but does not name an attempt that its engine had accepted.
+def _unnamed(attempt: Attempt, heard: Heard, settings: Settings) -> Observed:
+    """The site speaks and does not report an attempt: it may be preparing it, or deny it.
 
-    Until an engine has accepted it, that is as it should be: its site may be fetching its files.
+    Only its engine's word counts, and only when it is given twice, some time apart.
     """
-    was_accepted = attempt.engine_id is not None and state is not State.INTENDED
     since_ms = attempt.missing_since_ms
     happened = None
-    if was_accepted and since_ms is None:
+    if heard.answered and attempt.id not in heard.denied:
+        since_ms = None
+    elif heard.answered and since_ms is None:
         since_ms = heard.answered_ms
-    elif was_accepted and since_ms is not None and _confirmed(heard, since_ms, settings):
+    elif heard.answered and _confirmed(heard, since_ms, settings):
         text = (
             f"{attempt.cluster} has twice said that it knows no such attempt; "
             "the platform absorbs it"
         )
         happened = Happened(event=Event.LOST, reason=Reason("lost", text))
-    return Observed(attempt=attempt, happened=happened, missing_since_ms=since_ms, report=None)
+    return Observed(
+        attempt=attempt,
+        happened=happened,
+        missing_since_ms=since_ms,
+        started_ms=attempt.started_ms,
+    )
 
 
-def _confirmed(heard: Heard, since_ms: int, settings: Settings) -> bool:
-    return heard.answered_ms - since_ms >= settings.missing_confirm_s * MS_PER_S
+def _confirmed(heard: Heard, since_ms: int | None, settings: Settings) -> bool:
+    return (
+        since_ms is not None
+        and heard.answered_ms - since_ms >= settings.missing_confirm_s * MS_PER_S
+    )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sqlalchemy import Connection
 
-from dure import codec, ledger, metering
-from dure.agent.wire import AttemptReport, Manifest, Wish
+from dure import ledger, metering
+from dure.agent.wire import DETAIL_MAX, AttemptReport, Wish
 from dure.errors import Reason
 from dure.jobs import DependencyKind
 from dure.life import (
@@ -47,12 +47,15 @@ class Happened:
 def advance(connection: Connection, task: Task, happened: Happened, now_ms: int) -> State:
     """Move a task by one event and carry the effects out; its state afterwards.
 
+    Files that a report names and that its site did not bring are left out, and that is said.
+
     Where the task has moved on since it was read, nothing is done. Whoever moves tasks calls
     `conclude` on their jobs before the transaction ends, once for many tasks.
 
     Raises:
         ImpossibleEventError: the table has no such entry.
     """
+    happened = replace(happened, report=_with_files_brought(connection, task, happened.report))
     platform = happened.event in PLATFORM_FAULTS
     left = task.platform_retries_left if platform else task.retries_left
     taken = step(task.state, happened.event, retries_left=left)
@@ -91,8 +94,8 @@ def _task_values(task: Task, taken: Step, happened: Happened, now_ms: int) -> di
     if taken.to in TERMINAL:
         values["ended_ms"] = now_ms
         values["exit_code"] = report.exit_code if report else None
-    if report is not None and report.checkpoint is not None and report.checkpoint.files:
-        values["checkpoint"] = files.digest(report.checkpoint)
+    if report is not None and report.checkpoint is not None:
+        values["checkpoint"] = report.checkpoint
     if taken.to is State.QUEUED and taken.cause is not None:
         values |= _requeue_values(task, taken.cause, happened.event, now_ms)
     return values
@@ -117,8 +120,10 @@ def close_attempt(
 ) -> None:
     """Meter an attempt, post what it cost, free the rest of its hold and its GPUs."""
     report = happened.report
-    started_ms = (report.started_ms if report else None) or attempt.started_ms
     ended_ms = report.ended_ms if report else None
+    started_ms = report.started_ms if report else None
+    if started_ms is None:
+        started_ms = attempt.started_ms
     usage = Usage(
         attempt_id=attempt.id, gpus=attempt.gpus, started_ms=started_ms, ended_ms=ended_ms
     )
@@ -130,15 +135,15 @@ def close_attempt(
         attempt.id,
         closed_ms=now_ms,
         cause=cause,
-        started_ms=started_ms,
-        ended_ms=ended_ms,
+        started_ms=None if started_ms is None else possible_ms(attempt, started_ms, now_ms),
+        ended_ms=None if ended_ms is None else possible_ms(attempt, ended_ms, now_ms),
         exit_code=report.exit_code if report else None,
         detail=report.detail if report else happened.reason.sentence,
         gpu_ms=metered.gpu_ms,
         charge=charge,
         dispute=metered.dispute.sentence if metered.dispute else None,
-        outputs=_kept(connection, report.outputs if report else None),
-        checkpoint=_kept(connection, report.checkpoint if report else None),
+        outputs=report.outputs if report else None,
+        checkpoint=report.checkpoint if report else None,
     )
 
 
@@ -163,11 +168,40 @@ def _post(
     return ledger.charge_of(settled)
 
 
-def _kept(connection: Connection, manifest: Manifest | None) -> str | None:
-    if manifest is None or not manifest.files:
+def possible_ms(attempt: Attempt, claimed_ms: int, now_ms: int) -> int:
+    """The instant that a site names, as far as the attempt can have been there by then.
+
+    Plans are made with it. What is charged is for `metering.assess`, which gets the claim itself.
+    """
+    if claimed_ms > now_ms + metering.SKEW_MS:
+        return now_ms
+    if claimed_ms < attempt.intended_ms - metering.SKEW_MS:
+        return attempt.intended_ms
+    return claimed_ms
+
+
+def _with_files_brought(
+    connection: Connection, task: Task, report: AttemptReport | None
+) -> AttemptReport | None:
+    """A report that names only trees with files in them that its site has really brought."""
+    if report is None or (report.outputs is None and report.checkpoint is None):
+        return report
+    notes: list[str] = []
+    outputs = _brought(connection, task, "outputs", report.outputs, notes)
+    checkpoint = _brought(connection, task, "checkpoint", report.checkpoint, notes)
+    detail = "; ".join(filter(None, [*notes, report.detail]))[:DETAIL_MAX]
+    return replace(report, detail=detail, outputs=outputs, checkpoint=checkpoint)
+
+
+def _brought(
+    connection: Connection, task: Task, what: str, digest: str | None, notes: list[str]
+) -> str | None:
+    if digest is None:
         return None
-    files.keep_manifest(connection, manifest)
-    return codec.encode_text(manifest)
+    if (manifest := files.find_brought(connection, task.project, digest)) is None:
+        notes.append(f"{what}: files were named but never brought")
+        return None
+    return digest if manifest.files else None
 
 
 def conclude(connection: Connection, moved: Iterable[int], now_ms: int) -> None:

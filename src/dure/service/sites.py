@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from sqlalchemy import Connection
 
-from dure.agent.wire import FileEntry, Manifest, Order, SyncReply, SyncRequest, Wish
+from dure.agent.wire import FileEntry, Manifest, Order, SyncReply, SyncRequest
 from dure.control.snapshot import world as snapshot_world
 from dure.errors import NotFoundError, RefusedError
 from dure.faults import crash_point
@@ -31,7 +31,8 @@ def sync(service: Service, principal: Principal, report: SyncRequest) -> SyncRep
     """Take a site's present in, and answer with what should be. Idempotent.
 
     A site that has nothing new costs no write: that it is still there is noted a few times within
-    the patience that we have with it, and leases are renewed when a tenth of them is over.
+    the patience that we have with it, and leases are renewed when a tenth of them is over. What its
+    engine denies is news each time: it is believed when it is said again.
     """
     cluster = report.cluster_id
     require_seen(principal, Action.SYNC, cluster, NotFoundError("cluster", cluster))
@@ -41,11 +42,11 @@ def sync(service: Service, principal: Principal, report: SyncRequest) -> SyncRep
         if _is_old_news(connection, call, open_attempts):
             return _reply(connection, call, open_attempts)
     with service.database.write() as connection:
-        sites.store_report(connection, _without_missing_files(connection, report), call.now_ms)
+        sites.store_report(connection, report, call.now_ms)
         open_attempts = attempts.open_attempts(connection, cluster)
-        running = [a.id for a in open_attempts if a.wish is Wish.RUN]
+        attempts.note_accepted(connection, _newly_accepted(report, open_attempts))
         until_ms = call.now_ms + service.settings.lease_s * MS_PER_S
-        attempts.extend_leases(connection, running, until_ms)
+        attempts.extend_leases(connection, [a.id for a in open_attempts], until_ms)
         open_attempts = attempts.open_attempts(connection, cluster)
         reply = _reply(connection, call, open_attempts)
         crash_point("sync.before-commit", when=bool(report.attempts))
@@ -68,15 +69,22 @@ def _is_old_news(connection: Connection, call: _Call, open_attempts: tuple[Attem
     if (
         heard is None
         or heard.report != call.report
+        or call.report.denied
         or call.now_ms - heard.received_ms >= patience_ms
     ):
         return False
     renew_ms = call.settings.lease_s * MS_PER_S * 9 // 10
-    return all(a.lease_until_ms - call.now_ms > renew_ms for a in _running(open_attempts))
+    return all(a.lease_until_ms - call.now_ms > renew_ms for a in open_attempts)
 
 
-def _running(open_attempts: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
-    return tuple(a for a in open_attempts if a.wish is Wish.RUN)
+def _newly_accepted(report: SyncRequest, open_attempts: tuple[Attempt, ...]) -> dict[str, str]:
+    """Written down at once: should the site lose its disk now, it must not run them again."""
+    known = {a.id: a.engine_id for a in open_attempts}
+    return {
+        said.attempt_id: said.engine_id
+        for said in report.attempts
+        if said.engine_id and known.get(said.attempt_id, said.engine_id) != said.engine_id
+    }
 
 
 def _reply(connection: Connection, call: _Call, open_attempts: tuple[Attempt, ...]) -> SyncReply:
@@ -86,13 +94,10 @@ def _reply(connection: Connection, call: _Call, open_attempts: tuple[Attempt, ..
     named = sorted({a.attempt_id for a in call.report.attempts})
     known = attempts.known(connection, named)
     cluster = call.report.cluster_id
-    leases = [a.lease_until_ms - call.now_ms for a in _running(open_attempts)]
+    leases = [a.lease_until_ms - call.now_ms for a in open_attempts]
     full_ms = call.settings.lease_s * MS_PER_S
     return SyncReply(
-        orders=tuple(
-            _order(connection, attempt, files_too=attempt.id not in known)
-            for attempt in open_attempts
-        ),
+        orders=tuple(_order(connection, attempt) for attempt in open_attempts),
         closed=tuple(a for a in named if a in known and known[a] == (cluster, True)),
         strangers=tuple(a for a in named if a not in known or known[a][0] != cluster),
         lease_s=max(0, min([full_ms, *leases]) // MS_PER_S),
@@ -100,42 +105,13 @@ def _reply(connection: Connection, call: _Call, open_attempts: tuple[Attempt, ..
     )
 
 
-def _without_missing_files(connection: Connection, report: SyncRequest) -> SyncRequest:
-    """The report with only those output files whose contents the site has really brought."""
-    trees = [t for a in report.attempts for t in (a.outputs, a.checkpoint) if t and t.files]
-    if not trees:
-        return report
-    kept = []
-    for said in report.attempts:
-        found = attempts.find(connection, said.attempt_id)
-        if found is None or not (said.outputs or said.checkpoint):
-            kept.append(said)
-            continue
-        project = jobs.spec_of(connection, found.job).project
-        kept.append(
-            replace(
-                said,
-                outputs=_brought(connection, project, said.outputs),
-                checkpoint=_brought(connection, project, said.checkpoint),
-            )
-        )
-    return replace(report, attempts=tuple(kept))
-
-
-def _brought(connection: Connection, project: str, manifest: Manifest | None) -> Manifest | None:
-    if manifest is None:
-        return None
-    lacking = set(files.missing(connection, project, (f.sha256 for f in manifest.files)))
-    return Manifest(tuple(f for f in manifest.files if f.sha256 not in lacking))
-
-
-def _order(connection: Connection, attempt: Attempt, *, files_too: bool) -> Order:
-    """An order; one that its site has carried out already needs no files any more."""
+def _order(connection: Connection, attempt: Attempt) -> Order:
     task = jobs.task(connection, attempt.task)
     spec = task.spec
     return Order(
         attempt_id=attempt.id,
         wish=attempt.wish,
+        accepted=attempt.engine_id is not None,
         job_id=jobs.job_name(attempt.job),
         job_name=spec.name,
         task_index=task.index,
@@ -150,15 +126,11 @@ def _order(connection: Connection, attempt: Attempt, *, files_too: bool) -> Orde
         command=spec.command,
         script=spec.script,
         env=spec.env or {},
-        workdir=_manifest(connection, spec.workdir) if files_too else None,
+        workdir=spec.workdir,
         checkpoint_dir=spec.checkpoint.dir if spec.checkpoint else None,
-        checkpoint=_manifest(connection, task.checkpoint) if files_too else None,
+        checkpoint=task.checkpoint,
         outputs_dir=spec.outputs,
     )
-
-
-def _manifest(connection: Connection, digest: str | None) -> Manifest | None:
-    return None if digest is None else files.find_manifest(connection, digest)
 
 
 # ---- an attempt's files, secrets and logs --------------------------------------------------------
@@ -183,26 +155,50 @@ def secrets_of(service: Service, principal: Principal, attempt_id: str) -> dict[
         return secrets.read(connection, service.vault, attempt.job)
 
 
-def attempt_file(
-    service: Service, principal: Principal, attempt_id: str, sha256: str, *, to_read: bool
-) -> Path:
+def _starts_from(connection: Connection, principal: Principal, attempt_id: str) -> set[str]:
+    """The digests of the manifests that an open attempt starts from."""
+    attempt = own_attempt(connection, principal, attempt_id, is_open=True)
+    task = jobs.task(connection, attempt.task)
+    return {digest for digest in (task.spec.workdir, task.checkpoint) if digest is not None}
+
+
+def attempt_manifest(
+    service: Service, principal: Principal, attempt_id: str, sha256: str
+) -> Manifest:
+    """A manifest that an open attempt starts from."""
+    with service.database.read() as connection:
+        named = sha256 in _starts_from(connection, principal, attempt_id)
+        found = files.find_manifest(connection, sha256) if named else None
+    if found is None:
+        raise NotFoundError("manifest", sha256)
+    return found
+
+
+def attempt_file(service: Service, principal: Principal, attempt_id: str, sha256: str) -> Path:
     """Where a content is that an open attempt starts from.
 
-    A site may also ask whether the project has a content, so as not to bring it twice; to read it,
-    knowing its digest is not enough (I12: it may be of a class that must not go there).
+    Knowing a digest is not enough (I12: the file may be of a class that must not go there).
     """
     with service.database.read() as connection:
-        attempt = own_attempt(connection, principal, attempt_id, is_open=True)
-        task = jobs.task(connection, attempt.task)
-        trees = (
-            _manifest(connection, task.spec.workdir),
-            _manifest(connection, task.checkpoint),
-        )
-        named = any(f.sha256 == sha256 for tree in trees if tree for f in tree.files)
-        own = not to_read and not files.missing(connection, task.project, [sha256])
-    if not (named or own) or not service.blobs.has(sha256):
+        digests = _starts_from(connection, principal, attempt_id)
+        trees = [files.find_manifest(connection, digest) for digest in digests]
+    named = any(f.sha256 == sha256 for tree in trees if tree for f in tree.files)
+    if not named or not service.blobs.has(sha256):
         raise NotFoundError("file", sha256)
     return service.blobs.path(sha256)
+
+
+def register_files(
+    service: Service, principal: Principal, attempt_id: str, manifest: Manifest
+) -> Upload:
+    """Keep a manifest of an open attempt's files, once its project has all of their contents."""
+    with service.database.write() as connection:
+        attempt = own_attempt(connection, principal, attempt_id, is_open=True)
+        project = jobs.spec_of(connection, attempt.job).project
+        missing = files.missing(connection, project, (f.sha256 for f in manifest.files))
+        if not missing:
+            files.keep_manifest(connection, manifest)
+        return Upload(sha256=files.digest(manifest), missing=missing)
 
 
 def project_of_attempt(service: Service, principal: Principal, attempt_id: str) -> str:
