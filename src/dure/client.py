@@ -31,6 +31,7 @@ from dure.people import Person, RoleGrant
 from dure.scheduling.world import Forecast
 from dure.views import (
     Accepted,
+    ActPage,
     AllocationView,
     EventView,
     JobPage,
@@ -258,6 +259,10 @@ class Client:
         while page := self.journals(after=after):
             yield from page
             after = page[-1].seq
+
+    def acts(self, *, after: int | None = None, limit: int = 100) -> ActPage:
+        """A page of who did what with a right that others lack, newest first (oversight)."""
+        return self._get("/v1/acts", ActPage, {"after": after, "limit": limit})
 
     # ---- people and projects ---------------------------------------------------------------------
 

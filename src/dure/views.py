@@ -222,6 +222,30 @@ class Statement:
     lines: tuple[StatementLine, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Act:
+    """What somebody did with a right that others lack; `token` is the id of the token they used.
+
+    `seq` counts without a gap. `subject` is what it was done to: `project/lab`, `job/j-7`.
+    """
+
+    seq: int
+    at_ms: int
+    person: str
+    token: str
+    act: str
+    subject: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class ActPage:
+    """Acts, newest first. `next` is the cursor of the following page, None at the end."""
+
+    acts: tuple[Act, ...]
+    next: int | None
+
+
 # ---- out: jobs -----------------------------------------------------------------------------------
 
 

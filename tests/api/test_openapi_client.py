@@ -77,6 +77,7 @@ CALLS: dict[str, tuple[str, str, Call]] = {
         lambda c, _: c.reverse(1, "why"),
     ),
     "journals": ("get", "/v1/ledger/journals", lambda c, _: c.journals()),
+    "acts": ("get", "/v1/acts", lambda c, _: c.acts()),
     "whoami": ("get", "/v1/whoami", lambda c, _: c.whoami()),
     "organisations": ("get", "/v1/organisations", lambda c, _: c.organisations()),
     "create_organisation": (

@@ -26,6 +26,8 @@ from dure.people import Person, Role, RoleGrant, TokenScope
 from dure.scheduling.world import Forecast, Option
 from dure.views import (
     Accepted,
+    Act,
+    ActPage,
     AllocationView,
     JobPage,
     JobView,
@@ -67,6 +69,7 @@ SAMPLES = {
     "statement": "",
     "reverse": "3 --reason slow",
     "audit": "--export book.jsonl",
+    "acts": "--after 9 --limit 5",
     "fleet": "--at 2030-12-31",
     "pools": "",
     "whoami": "",
@@ -145,6 +148,10 @@ def nation(plane, me, summary):
         pool="p", operator="sk", cluster="c", gpu_model="h200", gpus_per_node=8,
         gpus_in_service=8, nodes_up=0, gpus_up=0, gpus_used=0, silent=True,
     )  # fmt: skip
+    act = Act(
+        seq=8, at_ms=NOW_MS, person="kim", token="t-1", act="journal-reversed",
+        subject="journal/3", sentence="\x1b[2J[/bold]",
+    )  # fmt: skip
     secret = NewToken(token=token, secret="dure_s3cret")
     gone = httpx.Response(204)
     reversal = seal(ledger.grant("a", BudgetUnit.UCREDIT, 1), 4, NOW_MS, GENESIS)
@@ -163,6 +170,7 @@ def nation(plane, me, summary):
         ("GET", "/statement", Statement(from_ms=0, until_ms=NOW_MS, lines=())),
         ("POST", "/ledger/journals/3/reverse", reversal),
         ("GET", "/ledger/journals", httpx.Response(200, text="[]")),
+        ("GET", "/acts", ActPage((act,), 8)),
         ("GET", "/pools", (pool,)),
         ("POST", "/allocations", balance),
         ("GET", "/allocations", (balance,)),

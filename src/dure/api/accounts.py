@@ -1,4 +1,4 @@
-"""Routes of allocations, usage, statements, the ledger and the fleet."""
+"""Routes of allocations, usage, statements, the ledger, the record of acts and the fleet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dure.journal import Journal
 from dure.service import accounts, awards, sites
 from dure.service.accounts import StatementQuery, UsageQuery
 from dure.units import INSTANT_MS_MAX
-from dure.views import AllocationView, PoolView, ReverseRequest, Statement, UsagePage
+from dure.views import ActPage, AllocationView, PoolView, ReverseRequest, Statement, UsagePage
 
 router = APIRouter(prefix="/v1", tags=["accounts"])
 
@@ -84,6 +84,16 @@ def reverse(
 ) -> Journal:
     """Take a grant back, or give a settled charge back."""
     return accounts.reverse(caller.service, caller.principal, seq, body.reason)
+
+
+@router.get("/acts")
+def acts(
+    caller: Reader,
+    after: Annotated[int | None, Query(ge=1, le=2**62)] = None,
+    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+) -> ActPage:
+    """Who did what with a right that others lack, newest first."""
+    return accounts.acts(caller.service, caller.principal, after, limit)
 
 
 @router.get("/fleet")

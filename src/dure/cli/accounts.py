@@ -1,4 +1,4 @@
-"""`dure usage`, `statement`, `audit` and `allocation`: who may use how much, and who did."""
+"""`dure usage`, `statement`, `audit`, `acts`, `allocation`: who may use how much, and who did."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dure.draft import gpu_model_from_text
 from dure.errors import RefusedError
 from dure.text import shown
 from dure.units import gpu_time_text, ucredit_from_text
-from dure.views import AllocationView, Statement, UsageLine, UsagePage
+from dure.views import ActPage, AllocationView, Statement, UsageLine, UsagePage
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,6 +39,7 @@ def register(app: typer.Typer) -> None:
     app.command("usage")(usage)
     app.command("statement")(statement)
     app.command("audit")(audit)
+    app.command("acts")(acts)
     app.command("reverse")(reverse)
     group = typer.Typer(help="What projects hold.", no_args_is_help=True)
     group.command("create")(create)
@@ -191,6 +192,19 @@ def _audit_export(path: Path, anchor: Anchor | None) -> Audit:
         raise RefusedError("bad-input", f"{path} cannot be read: {error.strerror}.") from None
 
 
+def acts(
+    ctx: typer.Context,
+    after: Annotated[int | None, typer.Option(min=1, help="Cursor of the page before.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="Acts a page.")] = 100,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List who did what with a right that others lack, newest first (office and auditors)."""
+    shell = shell_of(ctx)
+    with shell.client() as client:
+        page = client.acts(after=after, limit=limit)
+    emit(shell, output, page, lambda to: _show_acts(to, page))
+
+
 def create(  # noqa: PLR0913, PLR0917 (a command's parameters are its options)
     ctx: typer.Context,
     allocation: Annotated[str, typer.Argument(metavar="ID", help="Its id to be.")],
@@ -332,6 +346,13 @@ def _show_statement(to: Console, sums: Statement) -> None:
     to.print(table(columns, rows, right={"runs", "GPU time", "absorbed", "charge"}))
     if disputed := sum(one.disputed for one in sums.lines):
         line(to, f"{disputed} of these attempts are in dispute.")
+
+
+def _show_acts(to: Console, page: ActPage) -> None:
+    rows = [(one.seq, instant(one.at_ms), one.person, one.token, one.sentence) for one in page.acts]
+    to.print(table(("act", "when", "person", "with token", "what"), rows, right={"act"}))
+    if page.next:
+        line(to, f"More: --after {page.next}")
 
 
 def _show_audit(to: Console, found: Audit) -> None:

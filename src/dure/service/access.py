@@ -13,9 +13,10 @@ from sqlalchemy import Connection
 from dure.errors import NotFoundError, RefusedError
 from dure.people import MAY, NATION, Action, Person, Principal, Role, RoleGrant, TokenScope
 from dure.service import Service
-from dure.store import people
+from dure.store import acts, people
+from dure.store.acts import Deed
 from dure.store.people import NewTokenRow
-from dure.units import INSTANT_MS_MAX, MS_PER_HOUR
+from dure.units import INSTANT_MS_MAX, MS_PER_HOUR, iso
 from dure.views import NewToken, TokenRequest, TokenView
 
 PREFIX: Final = "dure"
@@ -88,7 +89,15 @@ def create_token(service: Service, principal: Principal, request: TokenRequest) 
         not_after_ms = principal.expires_ms  # a stolen token must not renew itself
     with service.database.write() as connection:
         people.require_person(connection, person)
-        return issue(connection, service, person, request, not_after_ms)
+        made = issue(connection, service, person, request, not_after_ms)
+        deed = Deed(
+            act="token-created",
+            subject=f"token/{made.token.id}",
+            sentence=f"{person} got a token for {', '.join(made.token.scopes)} "
+            f"until {iso(made.token.expires_ms)}.",
+        )
+        acts.write(connection, principal, deed, service.now_ms())
+        return made
 
 
 def issue(
@@ -119,11 +128,17 @@ def revoke_token(service: Service, principal: Principal, token: str) -> None:
     with service.database.write() as connection:
         row = people.token_row(connection, token)
         mine = row is not None and row.person == principal.person
-        if not mine and not (row is not None and principal.may(Action.MANAGE_PEOPLE)):
+        if row is None or not (mine or principal.may(Action.MANAGE_PEOPLE)):
             raise NotFoundError("token", token)
         if not mine:
             require_scope(principal, TokenScope.ADMIN)
-        people.revoke_tokens(connection, service.now_ms(), token=token)
+        if people.revoke_tokens(connection, service.now_ms(), token=token):
+            deed = Deed(
+                act="token-revoked",
+                subject=f"token/{token}",
+                sentence=f"A token of {row.person} was revoked.",
+            )
+            acts.write(connection, principal, deed, service.now_ms())
 
 
 def tokens(service: Service, principal: Principal) -> tuple[TokenView, ...]:
@@ -146,9 +161,17 @@ def enrol_agent(service: Service, principal: Principal, cluster: str) -> NewToke
             account = Person(id=person, name=f"Agent of {cluster}"[:63])
             people.add_person(connection, account, now_ms)
         people.grant(connection, person, RoleGrant(Role.AGENT, cluster), now_ms)
-        people.revoke_tokens(connection, now_ms, person=person)
+        revoked = people.revoke_tokens(connection, now_ms, person=person)
         request = TokenRequest(label="agent", scopes=(TokenScope.AGENT,), days=AGENT_TOKEN_DAYS)
-        return issue(connection, service, person, request)
+        made = issue(connection, service, person, request)
+        deed = Deed(
+            act="agent-enrolled",
+            subject=f"cluster/{cluster}",
+            sentence=f"{person} got the token {made.token.id} as agent of {cluster} "
+            f"until {iso(made.token.expires_ms)}; earlier tokens revoked: {revoked}.",
+        )
+        acts.write(connection, principal, deed, now_ms)
+        return made
 
 
 def first_administrator(service: Service, keep: Callable[[str], None]) -> None:
@@ -165,7 +188,14 @@ def first_administrator(service: Service, keep: Callable[[str], None]) -> None:
         people.grant(connection, "admin", RoleGrant(Role.ADMIN), now_ms)
         scopes = (TokenScope.READ, TokenScope.SUBMIT, TokenScope.ADMIN)
         request = TokenRequest(label="first", scopes=scopes, days=366)
-        keep(issue(connection, service, "admin", request).secret)
+        made = issue(connection, service, "admin", request)
+        deed = Deed(
+            act="first-administrator",
+            subject="person/admin",
+            sentence="admin became admin of the nation at the start, since there was none.",
+        )
+        acts.write(connection, people.principal(connection, made.token.id), deed, now_ms)
+        keep(made.secret)
 
 
 def _hash(secret: str) -> str:

@@ -1,4 +1,4 @@
-"""What things cost: usage line by line, statements, and the ledger itself."""
+"""What things cost and who decided: usage line by line, statements, the ledger, the acts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from dure.people import Action, Principal
 from dure.service import Service
 from dure.service.access import require, require_seen
 from dure.service.jobs import seen, visible_projects
+from dure.store import acts as act_store
 from dure.store import attempts
 from dure.store import ledger as ledger_store
+from dure.store.acts import Deed
 from dure.store.attempts import UsageFilter
 from dure.store.jobs import job_number
 from dure.text import shown
-from dure.views import Statement, UsagePage
+from dure.views import ActPage, Statement, UsagePage
 
 _CURSOR: Final = re.compile(r"\A(\d{1,18})\.([a-z0-9-]{1,63})\Z")
 
@@ -105,6 +107,13 @@ def reverse(service: Service, principal: Principal, seq: int, reason: str) -> Jo
         reversed_ = ledger_store.post(connection, draft, service.now_ms())
         if found.kind == JournalKind.SETTLE and found.attempt_id is not None:
             attempts.refund(connection, found.attempt_id, reason)
+        deed = Deed(
+            act="journal-reversed",
+            subject=f"journal/{seq}",
+            sentence=f"Journal {seq}, a {found.kind} of {found.allocation_id}, was reversed by "
+            f"journal {reversed_.seq}: {shown(reason)}.",
+        )
+        act_store.write(connection, principal, deed, service.now_ms())
         return reversed_
 
 
@@ -113,3 +122,10 @@ def journals(service: Service, principal: Principal, after: int, limit: int) -> 
     require(principal, Action.READ_LEDGER)
     with service.database.read() as connection:
         return ledger_store.journals(connection, after, limit)
+
+
+def acts(service: Service, principal: Principal, after: int | None, limit: int) -> ActPage:
+    """A page of what was done with rights that others lack, newest first, for who audits it."""
+    require(principal, Action.READ_LEDGER)
+    with service.database.read() as connection:
+        return act_store.page(connection, after, limit)

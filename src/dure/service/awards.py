@@ -7,12 +7,13 @@ from sqlalchemy import Connection
 from dure import ledger
 from dure.allocations import Allocation, Organisation, Project
 from dure.errors import NotFoundError, RefusedError
-from dure.people import NATIONAL_ROLES, PROJECT_ROLES, Action, Person, Principal, RoleGrant
+from dure.people import NATION, NATIONAL_ROLES, PROJECT_ROLES, Action, Person, Principal, RoleGrant
 from dure.service import Service
 from dure.service.access import require, require_seen
 from dure.service.jobs import visible_projects
+from dure.store import acts, people, projects
 from dure.store import ledger as ledger_store
-from dure.store import people, projects
+from dure.store.acts import Deed
 from dure.text import shown
 from dure.views import AllocationView, MemberRequest, PersonView, ProjectView
 
@@ -24,6 +25,12 @@ def create_organisation(
     require(principal, Action.MANAGE_PROJECTS)
     with service.database.write() as connection:
         projects.add_organisation(connection, organisation)
+        deed = Deed(
+            act="organisation-created",
+            subject=f"organisation/{organisation.id}",
+            sentence=f"The {organisation.kind} {organisation.id} was enrolled.",
+        )
+        acts.write(connection, principal, deed, service.now_ms())
     return organisation
 
 
@@ -38,6 +45,12 @@ def create_project(service: Service, principal: Principal, project: Project) -> 
     require(principal, Action.MANAGE_PROJECTS)
     with service.database.write() as connection:
         projects.add_project(connection, project)
+        deed = Deed(
+            act="project-created",
+            subject=f"project/{project.id}",
+            sentence=f"The project {project.id} of {project.organisation} was enrolled.",
+        )
+        acts.write(connection, principal, deed, service.now_ms())
         return projects.project_views(connection, [project.id])[0]
 
 
@@ -68,9 +81,19 @@ def add_member(
         if not found:
             raise NotFoundError("project", project)
         people.require_person(connection, member.person)
+        until_now = [one.role for one in found[0].members if one.person == member.person]
+        if until_now == [member.role]:
+            return found[0]
         people.revoke(connection, member.person, PROJECT_ROLES, project)
         granted = RoleGrant(member.role, project)
         people.grant(connection, member.person, granted, service.now_ms())
+        before = f", {' and '.join(until_now)} until now," if until_now else ""
+        deed = Deed(
+            act="member-added",
+            subject=f"project/{project}",
+            sentence=f"{member.person}{before} became {member.role} of {project}.",
+        )
+        acts.write(connection, principal, deed, service.now_ms())
         return projects.project_views(connection, [project])[0]
 
 
@@ -80,6 +103,12 @@ def remove_member(service: Service, principal: Principal, project: str, person: 
     with service.database.write() as connection:
         if not people.revoke(connection, person, PROJECT_ROLES, project):
             raise NotFoundError("member", person)
+        deed = Deed(
+            act="member-removed",
+            subject=f"project/{project}",
+            sentence=f"{person} was removed from {project}.",
+        )
+        acts.write(connection, principal, deed, service.now_ms())
 
 
 def create_person(service: Service, principal: Principal, person: Person) -> PersonView:
@@ -87,6 +116,12 @@ def create_person(service: Service, principal: Principal, person: Person) -> Per
     require(principal, Action.MANAGE_PROJECTS)
     with service.database.write() as connection:
         people.add_person(connection, person, service.now_ms())
+        deed = Deed(
+            act="person-created",
+            subject=f"person/{person.id}",
+            sentence=f"{person.id} was enrolled.",
+        )
+        acts.write(connection, principal, deed, service.now_ms())
         return people.person_views(connection, person.id)[0]
 
 
@@ -105,8 +140,18 @@ def grant_role(
     with service.database.write() as connection:
         people.require_person(connection, person)
         _check_scope(service, connection, granted)
-        people.grant(connection, person, granted, service.now_ms())
+        if people.grant(connection, person, granted, service.now_ms()):
+            deed = Deed(
+                act="role-granted",
+                subject=f"person/{person}",
+                sentence=f"{person} became {granted.role} of {_whole(granted)}.",
+            )
+            acts.write(connection, principal, deed, service.now_ms())
         return people.person_views(connection, person)[0]
+
+
+def _whole(granted: RoleGrant) -> str:
+    return "the nation" if granted.scope == NATION else granted.scope
 
 
 def _check_scope(service: Service, connection: Connection, granted: RoleGrant) -> None:
@@ -133,6 +178,12 @@ def revoke_role(service: Service, principal: Principal, person: str, granted: Ro
                 f"{person} is the only administrator; make another one first.",
                 status=409,
             )
+        deed = Deed(
+            act="role-revoked",
+            subject=f"person/{person}",
+            sentence=f"{person} is no longer {granted.role} of {_whole(granted)}.",
+        )
+        acts.write(connection, principal, deed, service.now_ms())
 
 
 # ---- allocations ---------------------------------------------------------------------------------
@@ -145,7 +196,13 @@ def award(service: Service, principal: Principal, allocation: Allocation) -> All
         _check_pool(service, connection, allocation)
         projects.add_allocation(connection, allocation)
         granted = ledger.grant(allocation.id, allocation.unit, allocation.limit)
-        ledger_store.post(connection, granted, service.now_ms())
+        posted = ledger_store.post(connection, granted, service.now_ms())
+        deed = Deed(
+            act="allocation-awarded",
+            subject=f"allocation/{allocation.id}",
+            sentence=f"{allocation.project} was awarded {allocation.id} by journal {posted.seq}.",
+        )
+        acts.write(connection, principal, deed, service.now_ms())
         return projects.allocation_view(connection, allocation)
 
 

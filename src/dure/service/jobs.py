@@ -15,7 +15,8 @@ from dure.life import TERMINAL, Event, State
 from dure.people import NATION, Action, Principal
 from dure.service import Service
 from dure.service.access import require_seen
-from dure.store import attempts, events, jobs, projects
+from dure.store import acts, attempts, events, jobs, projects
+from dure.store.acts import Deed
 from dure.store.jobs import TASKS_SHOWN_MAX, job_number
 from dure.text import shown
 from dure.views import (
@@ -152,7 +153,15 @@ def cancel(service: Service, principal: Principal, job: str) -> JobSummary:
                 status=403,
             )
         reason = Reason("cancelled", f"cancelled by {principal.person}")
-        return _move_all(connection, service, summary, _CANCELLABLE, Event.CANCEL, reason)
+        moved = _move_all(connection, service, summary, _CANCELLABLE, Event.CANCEL, reason)
+        if moved and not own:
+            deed = Deed(
+                act="job-cancelled",
+                subject=f"job/{summary.id}",
+                sentence=f"{summary.submitter}'s job {summary.id} was cancelled.",
+            )
+            acts.write(connection, principal, deed, service.now_ms())
+        return _again(connection, summary)
 
 
 def recall(service: Service, principal: Principal, job: str) -> JobSummary:
@@ -164,7 +173,14 @@ def recall(service: Service, principal: Principal, job: str) -> JobSummary:
                 "forbidden", "Only the programme office calls GPUs back.", status=403
             )
         reason = Reason("recalled", f"its GPUs were called back by {principal.person}")
-        return _move_all(connection, service, summary, _RECALLABLE, Event.RECALL, reason)
+        if _move_all(connection, service, summary, _RECALLABLE, Event.RECALL, reason):
+            deed = Deed(
+                act="job-recalled",
+                subject=f"job/{summary.id}",
+                sentence=f"The GPUs of {summary.submitter}'s job {summary.id} were called back.",
+            )
+            acts.write(connection, principal, deed, service.now_ms())
+        return _again(connection, summary)
 
 
 def _move_all(
@@ -174,16 +190,24 @@ def _move_all(
     states: Iterable[State],
     event: Event,
     reason: Reason,
-) -> JobSummary:
+) -> bool:
+    """Move all tasks in those states; whether there were any."""
     number = job_number(summary.id)
     assert number is not None
-    for task in jobs.tasks_of(connection, number, states):
+    found = jobs.tasks_of(connection, number, states)
+    for task in found:
         advance(connection, task, Happened(event=event, reason=reason), service.now_ms())
     conclude(connection, [number], service.now_ms())
     service.wake()
-    moved = jobs.summary(connection, number)
-    assert moved is not None
-    return moved
+    return bool(found)
+
+
+def _again(connection: Connection, summary: JobSummary) -> JobSummary:
+    number = job_number(summary.id)
+    assert number is not None
+    now = jobs.summary(connection, number)
+    assert now is not None
+    return now
 
 
 # ---- what a job wrote ----------------------------------------------------------------------------

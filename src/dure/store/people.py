@@ -66,13 +66,14 @@ def grants_of(connection: Connection, person: str) -> tuple[RoleGrant, ...]:
     return tuple(RoleGrant(Role(row.role), row.scope) for row in rows)
 
 
-def grant(connection: Connection, person: str, given: RoleGrant, now_ms: int) -> None:
-    """Give a role. Idempotent."""
-    connection.execute(
+def grant(connection: Connection, person: str, given: RoleGrant, now_ms: int) -> bool:
+    """Give a role; False where the person had it."""
+    done = connection.execute(
         upsert(role_grants)
         .values(person=person, role=given.role, scope=given.scope, granted_ms=now_ms)
         .on_conflict_do_nothing()
     )
+    return done.rowcount > 0
 
 
 def revoke(connection: Connection, person: str, roles: Iterable[Role], scope: str) -> bool:

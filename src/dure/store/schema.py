@@ -1,16 +1,20 @@
 """The tables, apart from the ledger's own (ledger_schema.py). Instants are ms since the epoch, UTC.
 
-Two rules of the design stand here as constraints, so that no code can break them: a task has at
-most one open attempt (I2), and states are those of the one transition table.
+Three rules of the design stand here as constraints and triggers, so that no code can break them: a
+task has at most one open attempt (I2), states are those of the one transition table, and what
+somebody did with a right that others lack stays on record.
 """
 
 from __future__ import annotations
+
+from typing import Any, Final
 
 from sqlalchemy import (
     JSON,
     BigInteger,
     CheckConstraint,
     Column,
+    Connection,
     ForeignKey,
     Index,
     Integer,
@@ -18,6 +22,7 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
+    event,
 )
 
 from dure.life import State
@@ -269,3 +274,48 @@ events = Table(
 )
 Index("ix_events_job", events.c.job, events.c.seq)
 Index("ix_events_project", events.c.project, events.c.seq)
+
+acts = Table(
+    "acts",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("person", ForeignKey("people.id"), nullable=False),
+    Column("token", ForeignKey("tokens.id"), nullable=False),
+    Column("act", String, nullable=False),
+    Column("subject", String, nullable=False),
+    Column("sentence", String, nullable=False),
+    CheckConstraint("seq >= 1", name="seq"),
+    sqlite_autoincrement=True,
+    comment="who changed people, projects, allocations, tokens, or others' jobs; numbered gapless",
+)
+
+ACT_GUARDS: Final = (
+    # INSERT OR REPLACE deletes without firing delete triggers
+    """
+    CREATE TRIGGER IF NOT EXISTS acts_no_replace BEFORE INSERT ON acts BEGIN
+        SELECT RAISE(ABORT, 'acts: the record is only added to')
+        WHERE EXISTS (SELECT 1 FROM acts WHERE seq = NEW.seq);
+    END
+    """,
+    *(
+        f"""
+    CREATE TRIGGER IF NOT EXISTS acts_no_{verb.lower()} BEFORE {verb} ON acts BEGIN
+        SELECT RAISE(ABORT, 'acts: the record is only added to');
+    END
+    """
+        for verb in ("UPDATE", "DELETE")
+    ),
+)
+"""The triggers, one statement each; `CREATE ... IF NOT EXISTS`, so that creating them repeats."""
+
+
+def create_act_guards(connection: Connection) -> None:
+    """Create the triggers; a table made by `metadata.create_all` has them already."""
+    for guard in ACT_GUARDS:
+        connection.exec_driver_sql(guard)
+
+
+@event.listens_for(acts, "after_create")
+def _guard(_target: Table, connection: Connection, **_options: Any) -> None:
+    create_act_guards(connection)

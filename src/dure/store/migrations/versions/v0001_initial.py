@@ -1,4 +1,4 @@
-"""The first schema: tables as in schema.py and ledger_schema.py, and the ledger's guards."""
+"""The first schema: tables as in schema.py and ledger_schema.py, and their guards."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from dure.store.ledger_schema import create_ledger_guards
+from dure.store.schema import create_act_guards
 
 revision = "0001"
 down_revision = None
@@ -218,6 +219,22 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_tokens_person"), "tokens", ["person"], unique=False)
     op.create_table(
+        "acts",
+        sa.Column("seq", sa.Integer(), nullable=False),
+        sa.Column("at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("person", sa.String(), nullable=False),
+        sa.Column("token", sa.String(), nullable=False),
+        sa.Column("act", sa.String(), nullable=False),
+        sa.Column("subject", sa.String(), nullable=False),
+        sa.Column("sentence", sa.String(), nullable=False),
+        sa.CheckConstraint("seq >= 1", name=op.f("ck_acts_seq")),
+        sa.ForeignKeyConstraint(["person"], ["people.id"], name=op.f("fk_acts_person")),
+        sa.ForeignKeyConstraint(["token"], ["tokens.id"], name=op.f("fk_acts_token")),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_acts")),
+        comment="who changed people, projects, allocations, tokens, or others' jobs; numbered gapless",
+        sqlite_autoincrement=True,
+    )
+    op.create_table(
         "allocations",
         sa.Column("id", sa.String(), nullable=False),
         sa.Column("project", sa.String(), nullable=False),
@@ -383,3 +400,4 @@ def upgrade() -> None:
         sqlite_where=sa.text("closed_ms IS NULL"),
     )
     create_ledger_guards(op.get_bind())
+    create_act_guards(op.get_bind())

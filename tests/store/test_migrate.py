@@ -1,0 +1,90 @@
+"""A migrated database is what the tables in code say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, inspect
+
+from dure.errors import RefusedError
+from dure.store import ledger_schema, schema
+from dure.store.database import Database
+from dure.store.metadata import metadata
+from dure.store.migrate import migrate
+
+assert schema.acts.metadata is ledger_schema.journals.metadata is metadata
+
+
+@pytest.fixture
+def migrated(tmp_path: Path) -> Iterator[Database]:
+    made = Database(tmp_path / "migrated.sqlite")
+    migrate(made)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def created(tmp_path: Path) -> Iterator[Database]:
+    made = Database(tmp_path / "created.sqlite")
+    with made.write() as connection:
+        metadata.create_all(connection)
+    yield made
+    made.close()
+
+
+def objects(connection: Connection) -> dict[tuple[str, str], str]:
+    """Triggers and indexes whole, tables by name: (type, name) -> SQL."""
+    rows = connection.exec_driver_sql(
+        "SELECT type, name, CASE type WHEN 'table' THEN '' ELSE coalesce(sql, '') END AS sql "
+        "FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' AND name <> 'alembic_version'"
+    )
+    return {(row.type, row.name): row.sql for row in rows}
+
+
+def constraints(connection: Connection) -> dict[str, dict[str, list[str]]]:
+    """What the tables refuse, by table."""
+    asked = inspect(connection)
+    return {
+        table: {
+            "checks": sorted(map(str, asked.get_check_constraints(table))),
+            "foreign keys": sorted(map(str, asked.get_foreign_keys(table))),
+            "uniques": sorted(map(str, asked.get_unique_constraints(table))),
+            "keys": [str(asked.get_pk_constraint(table))],
+            "columns": [str(column) for column in asked.get_columns(table)],
+        }
+        for table in asked.get_table_names()
+        if table != "alembic_version"
+    }
+
+
+def test_the_migrations_lead_to_the_tables_in_code(migrated: Database):
+    with migrated.read() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_a_migrated_database_has_what_one_made_from_code_has(migrated: Database, created: Database):
+    with migrated.read() as one, created.read() as other:
+        assert objects(one) == objects(other)
+        assert constraints(one) == constraints(other)
+        assert ("trigger", "acts_no_delete") in objects(one)
+        assert ("trigger", "entries_post") in objects(one)
+
+
+def test_migrating_again_changes_nothing(migrated: Database):
+    with migrated.read() as connection:
+        before = objects(connection)
+    migrate(migrated)
+    with migrated.read() as connection:
+        assert objects(connection) == before
+
+
+def test_a_newer_database_is_refused(migrated: Database):
+    with migrated.write() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(RefusedError, match="start the newer version"):
+        migrate(migrated)
