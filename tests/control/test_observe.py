@@ -32,6 +32,21 @@ def test_denials_count_only_while_they_last(nation: Nation, site: Site):
     assert lab.job(job).summary.state is State.RUNNING
 
 
+def test_denials_across_a_clock_that_was_set_back_still_count(nation: Nation, site: Site):
+    lab = nation.lab()
+    (job,) = submit(lab, spec())
+    site.start_all()
+    site.lose(site.orders[f"{job}.0"])
+    site.round()
+    nation.pass_s(-7_200)
+    site.round()
+    assert lab.job(job).summary.state is State.RUNNING
+    nation.pass_s(SETTINGS.missing_confirm_s)
+    site.sync()
+    nation.tick()
+    assert lab.job(job).tasks[0].attempts[0].cause is EndCause.LOST
+
+
 @pytest.mark.parametrize("silent_after_s", [30, 3_600])
 def test_a_denial_is_heard_again_though_it_is_old_news(
     nation: Nation, site: Site, silent_after_s: int

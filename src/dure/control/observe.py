@@ -151,8 +151,8 @@ def _unnamed(attempt: Attempt, heard: Heard, settings: Settings) -> Observed:
     happened = None
     if heard.answered and attempt.id not in heard.denied:
         since_ms = None
-    elif heard.answered and since_ms is None:
-        since_ms = heard.answered_ms
+    elif heard.answered and (since_ms is None or since_ms > heard.answered_ms):
+        since_ms = heard.answered_ms  # for the first time, or before a clock was set back
     elif heard.answered and _confirmed(heard, since_ms, settings):
         text = (
             f"{attempt.cluster} has twice said that it knows no such attempt; "
