@@ -24,6 +24,8 @@ from dure.life import EndCause, State
 from dure.metering import Factors
 from dure.people import Person, Role, RoleGrant, TokenScope
 from dure.views import (
+    Act,
+    ActPage,
     AllocationView,
     AttemptView,
     EventView,
@@ -299,6 +301,21 @@ def test_content_with_another_digest_is_not_kept(dure, plane):
 
 
 # ---- accounts ------------------------------------------------------------------------------------
+
+
+def test_acts_name_the_person_the_token_and_the_next_page(dure, plane):
+    act = Act(
+        seq=8, at_ms=NOW_MS, person="boss", token="00000000000000ab", act="role-granted",
+        subject="person/kim", sentence="kim became officer of the nation.",
+    )  # fmt: skip
+    plane.on("GET", "/v1/acts", ActPage((act,), 8))
+    done = dure("acts", "--after", "9", "--limit", "1")
+    assert plane.one("GET", "/v1/acts").query == {"after": "9", "limit": "1"}
+    assert "8  2027-01-15T08:00:00" in done.out
+    assert "boss" in done.out
+    assert "00000000000000ab" in done.out
+    assert "More: --after 8" in done.out
+    assert max(map(len, done.out.splitlines())) <= 100
 
 
 def test_usage_and_statement(dure, plane):
