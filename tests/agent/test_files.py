@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import socket
 
@@ -79,6 +80,68 @@ def test_too_much_is_refused_in_a_sentence(out, monkeypatch):
         collected(out)
     monkeypatch.setattr(files, "FILE_BYTES_MAX", 4)
     with pytest.raises(CollectError, match="'a' has 5 bytes; at most 4"):
+        collected(out)
+
+
+@pytest.mark.parametrize("vanished", ["b", "c"])
+def test_what_vanishes_during_the_walk_takes_nothing_else_along(out, monkeypatch, vanished):
+    for name in "abd":
+        (out / name).write_bytes(name.encode())
+    (out / "c").mkdir()
+    real = os.lstat
+
+    def lstat(name, **words):
+        status = real(name, **words)
+        if name == vanished:
+            (out / name).unlink() if name == "b" else (out / name).rmdir()
+        return status
+
+    monkeypatch.setattr(files.os, "lstat", lstat)
+    found = collected(out)
+    assert {e.path for e in found.manifest.files} == {"a", "b", "d"} - {vanished}
+    assert found.left_out == 1
+
+
+def test_of_a_file_that_grows_meanwhile_what_it_had_is_taken(out, monkeypatch):
+    (out / "a").write_bytes(b"12345")
+    monkeypatch.setattr(files, "FILE_BYTES_MAX", 5)
+    real = os.fstat
+
+    def fstat(descriptor):
+        status = real(descriptor)
+        with (out / "a").open("ab") as file:
+            file.write(b"and more")
+        return status
+
+    monkeypatch.setattr(files.os, "fstat", fstat)
+    assert collected(out).manifest == tree(a=b"12345")
+
+
+def test_a_tree_however_deep_is_left_out_below_a_depth(out):
+    (out / "kept").write_bytes(b"kept")
+    descriptor = os.open(out, os.O_RDONLY)
+    for level in range(300):
+        if level in {64, 65}:
+            os.close(os.open("here", os.O_WRONLY | os.O_CREAT, dir_fd=descriptor))
+        os.mkdir("a", dir_fd=descriptor)
+        below = os.open("a", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    os.close(descriptor)
+    found = collected(out)
+    assert [e.path for e in found.manifest.files] == ["a/" * 64 + "here", "kept"]
+    assert found.left_out == 1
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.EIO])
+def test_what_may_pass_is_no_verdict_on_the_folder(out, monkeypatch, code):
+    (out / "a").write_bytes(b"1")
+
+    def lstat(_name, **_words):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(files.os, "lstat", lstat)
+    with pytest.raises(OSError, match=os.strerror(code)):
         collected(out)
 
 

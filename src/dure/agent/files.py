@@ -7,6 +7,7 @@ anywhere in its folder, and none leads the agent out of it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -30,6 +31,12 @@ _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK_BYTES: Final = 1024 * 1024
+_DEPTH_MAX: Final = 64
+"""Of folders in folders below the one collected: each level of a walk keeps one open."""
+_EXCHANGED: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
+"""What was listed is gone, or is something else by now."""
+_STAYS: Final = frozenset({errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ELOOP})
+"""Trying again does not help; it may with any other error, too many open files say."""
 
 
 class CollectError(Exception):
@@ -65,19 +72,26 @@ def materialise(manifest: Manifest, source: Callable[[FileEntry], Path], folder:
 def collect(folder: Path, inside: str) -> Collected:
     """The regular files under `folder/inside`, hashed, in the order of their paths.
 
-    Links, pipes, sockets, devices and names that a manifest cannot carry are left out. A folder
-    that is not there holds nothing.
+    Links, pipes, sockets, devices, names that a manifest cannot carry, what lies too deep and what
+    vanishes meanwhile are left out. A folder that is not there holds nothing.
 
     Raises:
-        CollectError: more, or larger, than a manifest may hold; or a link stands for the folder.
+        CollectError: more, or larger, than a manifest may hold; something that may not be read; or
+            a link stands for the folder.
+        OSError: what may pass: the disk's errors, too many open files.
     """
     collector = _Collector()
     try:
-        with _opened(folder) as top, _descended(top, inside.split("/")) as start:
-            collector.walk(start, "")
-    except FileNotFoundError:
-        return Collected(Manifest(()), 0)
+        with contextlib.ExitStack() as stack:
+            try:
+                top = stack.enter_context(_opened(folder))
+                start = stack.enter_context(_descended(top, inside.split("/")))
+            except FileNotFoundError:
+                return Collected(Manifest(()), 0)
+            collector.walk(start, "", 0)
     except OSError as error:
+        if error.errno not in _STAYS:
+            raise
         raise CollectError(f"{inside} cannot be read: {os.strerror(error.errno or 0)}") from error
     files = tuple(sorted(collector.files, key=lambda entry: entry.path))
     return Collected(Manifest(files), collector.left_out)
@@ -107,35 +121,49 @@ class _Collector:
         self.bytes = 0
         self.left_out = 0
 
-    def walk(self, folder: int, prefix: str) -> None:
-        """Depth first: a manifest's longest path bounds the depth."""
+    def walk(self, folder: int, prefix: str, depth: int) -> None:
+        """Depth first."""
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries)
         for name in names:
-            path = f"{prefix}{name}"
-            mode = os.lstat(name, dir_fd=folder).st_mode
-            if stat.S_ISREG(mode):
-                self._take(folder, name, path)
-            elif stat.S_ISDIR(mode) and _fits(path):
-                with _descended(folder, [name]) as below:
-                    self.walk(below, f"{path}/")
-            else:
+            if not self._visit(folder, name, prefix, depth):
                 self.left_out += 1
 
-    def _take(self, folder: int, name: str, path: str) -> None:
-        if not _fits(path):
-            self.left_out += 1
-            return
-        with os.fdopen(os.open(name, _READ, dir_fd=folder), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                self.left_out += 1
-                return
-            self._check_limits(path, status.st_size)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.tell()
-        self.files.append(FileEntry(path, size, digest, bool(status.st_mode & stat.S_IXUSR)))
+    def _visit(self, folder: int, name: str, prefix: str, depth: int) -> bool:
+        """Returns False for what is left out."""
+        path = f"{prefix}{name}"
+        with contextlib.ExitStack() as stack:
+            try:
+                mode = os.lstat(name, dir_fd=folder).st_mode
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or not _fits(path):
+                    return False
+                if stat.S_ISREG(mode):
+                    file = os.fdopen(os.open(name, _READ, dir_fd=folder), "rb")
+                    return self._take(stack.enter_context(file), path)
+                if depth == _DEPTH_MAX:
+                    return False
+                below = stack.enter_context(_descended(folder, [name]))
+            except OSError as error:
+                if error.errno in _EXCHANGED:
+                    return False
+                raise
+            self.walk(below, f"{path}/", depth + 1)
+        return True
+
+    def _take(self, file: BinaryIO, path: str) -> bool:
+        """Hashes no more than the file has now, though it may grow. False: no regular file."""
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            return False
+        self._check_limits(path, status.st_size)
+        digest, size = hashlib.sha256(), 0
+        while chunk := file.read(min(_CHUNK_BYTES, status.st_size - size)):
+            digest.update(chunk)
+            size += len(chunk)
+        executable = bool(status.st_mode & stat.S_IXUSR)
+        self.files.append(FileEntry(path, size, digest.hexdigest(), executable))
         self.bytes += size
+        return True
 
     def _check_limits(self, path: str, size: int) -> None:
         if size > FILE_BYTES_MAX:
