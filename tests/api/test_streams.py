@@ -275,7 +275,7 @@ SOMETHING = Piece((({"x": 1}, "1"),), 1, ended=False)
 
 
 async def body(streams: Streams, look: Look, *, follow: bool = True) -> AsyncIterator[bytes]:
-    answer = await streams.answer(look, 0, follow=follow)
+    answer = await streams.answer(look, 0, "kim", follow=follow)
     async for part in answer.body_iterator:  # type: ignore[attr-defined]  # a StreamingResponse
         yield part
 
@@ -324,7 +324,7 @@ def test_too_many_streams_are_asked_to_come_later(
         with pytest.raises(RefusedError, match="Too many streams"):
             await anext(body(streams, story(SOMETHING)))
         await first.aclose()
-        return streams.open
+        return streams.open.total()
 
     asyncio.run(crowd())
     monkeypatch.setattr(stream, "STREAMS_MAX", 0)
@@ -337,12 +337,12 @@ def test_too_many_streams_are_asked_to_come_later(
 def test_a_reader_who_leaves_gives_the_place_back(clock: Clock):
     async def leave() -> int:
         streams = Streams()
-        answer = await streams.answer(story(SOMETHING, NOTHING), 0, follow=True)
+        answer = await streams.answer(story(SOMETHING, NOTHING), 0, "kim", follow=True)
         parts = answer.body_iterator  # type: ignore[attr-defined]  # a StreamingResponse
         await anext(parts)
-        assert streams.open == 1
+        assert streams.open.total() == 1
         await parts.aclose()
-        return streams.open
+        return streams.open.total()
 
     assert asyncio.run(leave()) == 0
 

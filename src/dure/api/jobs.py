@@ -132,7 +132,7 @@ async def events(
         return Piece(found, page.events[-1].seq if page.events else place, page.ended)
 
     streams: Streams = request.app.state.streams
-    return await streams.answer(look, after, follow=True)
+    return await streams.answer(look, after, caller.principal.person, follow=True)
 
 
 @router.get(
@@ -164,7 +164,7 @@ async def logs(
         return Piece(found, page.position, page.ended)
 
     streams: Streams = request.app.state.streams
-    return await streams.answer(look, position, follow=follow)
+    return await streams.answer(look, position, caller.principal.person, follow=follow)
 
 
 def _position(last: str | None) -> LogPosition:

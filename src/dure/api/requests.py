@@ -61,7 +61,8 @@ class JsonBody:
 
     async def __call__(self, request: Request) -> Any:
         """The decoded body. Raises RefusedError: what is wrong with it."""
-        return codec.decode(self.type, await read_body(request, self.limit))
+        body = await read_body(request, self.limit)
+        return await to_thread.run_sync(codec.decode, self.type, body)  # a large one takes its time
 
 
 async def read_body(request: Request, limit: int) -> bytes:

@@ -7,6 +7,7 @@ limit on a stream's age: the reader asks again with Last-Event-ID and misses and
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,9 +22,10 @@ from dure.errors import RefusedError
 
 POLL_S: Final = 0.3
 KEEPALIVE_S: Final = 15.0
-AGE_S_MAX: Final = 3_600.0
+AGE_S_MAX: Final = 300.0
 """Then the reader must come again, with a token that is still good."""
 STREAMS_MAX: Final = 500
+STREAMS_OF_PERSON_MAX: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,27 +41,29 @@ Look = Callable[[Any], Awaitable[Piece]]
 
 
 class Streams:
-    """How many streams are open; more than STREAMS_MAX are asked to come later."""
+    """How many streams each person has open; beyond the limits they are asked to come later."""
 
     def __init__(self) -> None:
-        self.open = 0
+        self.open: Counter[str] = Counter()
 
-    async def answer(self, look: Look, place: Any, *, follow: bool) -> Response:
+    async def answer(self, look: Look, place: Any, person: str, *, follow: bool) -> Response:
         """Stream what `look` finds from `place` on; to the end of all, or only what is there now.
 
         The first look is before the first byte, so that a refusal is a proper answer.
         """
-        if self.open >= STREAMS_MAX:
+        if self.open.total() >= STREAMS_MAX or self.open[person] >= STREAMS_OF_PERSON_MAX:
             raise RefusedError("too-many-streams", "Too many streams are open.", status=503)
         first = await look(place)
         return StreamingResponse(
-            self._events(look, first, follow=follow),
+            self._events(look, first, person, follow=follow),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
 
-    async def _events(self, look: Look, piece: Piece, *, follow: bool) -> AsyncIterator[bytes]:
-        self.open += 1
+    async def _events(
+        self, look: Look, piece: Piece, person: str, *, follow: bool
+    ) -> AsyncIterator[bytes]:
+        self.open[person] += 1
         began = said = time.monotonic()
         try:
             while True:
@@ -73,9 +77,9 @@ class Streams:
                     if time.monotonic() - said > KEEPALIVE_S:
                         yield KEEPALIVE_COMMENT
                         said = time.monotonic()
-                    if time.monotonic() - began > AGE_S_MAX:
-                        return
                     await sleep(POLL_S)
+                if time.monotonic() - began > AGE_S_MAX:
+                    return
                 piece = await look(piece.place)
         finally:
-            self.open -= 1
+            self.open[person] -= 1

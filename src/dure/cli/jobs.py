@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from dure.cli.render import amount, emit, instant, line, plain, table
+from dure.cli.render import amount, emit, instant, line, plain, table, terminal_text
 from dure.cli.shell import Output, OutputOption, shell_of
 from dure.life import LIVE, State
 from dure.units import duration, gpu_time_text
@@ -111,7 +111,9 @@ def logs(
                 if chunk.attempt_number != attempt:
                     attempt = chunk.attempt_number
                     shell.say(f"-- attempt {attempt} --")
-                shell.stdout.write(chunk.text)
+                on_terminal = shell.stdout.isatty()
+                text = terminal_text(chunk.text) if on_terminal else chunk.text
+                shell.stdout.write(text)
             shell.stdout.flush()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TextIO
@@ -53,11 +54,21 @@ def table(
     return made
 
 
+_UNSAFE: Final = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
+
+
 def plain(value: object) -> str:
     """A cell: nothing as a dash, and no control character, which could move the cursor."""
     if value is None:
         return "-"
     return "".join(char if char.isprintable() else "\ufffd" for char in str(value))
+
+
+def terminal_text(text: str) -> str:
+    """What a job wrote, as a terminal may get it: lines, tabs and colours, nothing that moves the
+    cursor, sets a title or writes a clipboard (ECMA-48; OSC 52).
+    """
+    return _UNSAFE.sub("\ufffd", text)
 
 
 def line(to: Console, text: str) -> None:

@@ -16,11 +16,14 @@ from dure.service import Service
 from dure.store import acts, people
 from dure.store.acts import Deed
 from dure.store.people import NewTokenRow
+from dure.text import check_slug
 from dure.units import INSTANT_MS_MAX, MS_PER_HOUR, iso
 from dure.views import NewToken, TokenRequest, TokenView
 
 PREFIX: Final = "dure"
 AGENT_TOKEN_DAYS: Final = 366
+AGENT_PREFIX: Final = "agent-"
+"""Of the accounts of agents; nobody is enrolled with such an id."""
 _UNAUTHENTICATED: Final = "The token is missing, unknown, expired or revoked."
 
 
@@ -155,7 +158,8 @@ def enrol_agent(service: Service, principal: Principal, cluster: str) -> NewToke
         known = {c.id: c.operator_id for c in fleet.clusters}
         if cluster not in known or not principal.may(Action.MANAGE_AGENTS, known[cluster]):
             raise NotFoundError("cluster", cluster)
-        person = f"agent-{cluster}"[:63]
+        person = AGENT_PREFIX + cluster
+        check_slug("person id of the agent", person)
         now_ms = service.now_ms()
         if not people.person_views(connection, person):
             account = Person(id=person, name=f"Agent of {cluster}"[:63])

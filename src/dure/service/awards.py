@@ -9,7 +9,7 @@ from dure.allocations import Allocation, Organisation, Project
 from dure.errors import NotFoundError, RefusedError
 from dure.people import NATION, NATIONAL_ROLES, PROJECT_ROLES, Action, Person, Principal, RoleGrant
 from dure.service import Service
-from dure.service.access import require, require_seen
+from dure.service.access import AGENT_PREFIX, require, require_seen
 from dure.service.jobs import visible_projects
 from dure.store import acts, people, projects
 from dure.store import ledger as ledger_store
@@ -69,13 +69,7 @@ def add_member(
         raise RefusedError(
             "bad-role", f"role is {member.role}; in a project it must be pi or member.", status=422
         )
-    if member.person == principal.person and not principal.may(Action.SUBMIT, project):
-        raise RefusedError(
-            "not-oneself",
-            f"{principal.person} cannot make themselves a member of {project}; "
-            "a PI of it or another officer can.",
-            status=403,
-        )
+    _refuse_oneself(principal, member.person, project)
     with service.database.write() as connection:
         found = projects.project_views(connection, [project])
         if not found:
@@ -97,6 +91,17 @@ def add_member(
         return projects.project_views(connection, [project])[0]
 
 
+def _refuse_oneself(principal: Principal, person: str, project: str) -> None:
+    """Nobody who oversees projects joins one by themselves, and then reads its data."""
+    if person == principal.person and not principal.may(Action.SUBMIT, project):
+        raise RefusedError(
+            "not-oneself",
+            f"{person} cannot make themselves a member of {project}; "
+            "a PI of it, or another officer or administrator, can.",
+            status=403,
+        )
+
+
 def remove_member(service: Service, principal: Principal, project: str, person: str) -> None:
     """End a membership."""
     require_seen(principal, Action.MANAGE_MEMBERS, project, NotFoundError("project", project))
@@ -114,6 +119,10 @@ def remove_member(service: Service, principal: Principal, project: str, person: 
 def create_person(service: Service, principal: Principal, person: Person) -> PersonView:
     """Enrol a person."""
     require(principal, Action.MANAGE_PROJECTS)
+    if person.id.startswith(AGENT_PREFIX):
+        raise RefusedError(
+            "reserved-id", f"Ids such as {person.id} are for agents; choose another.", status=422
+        )
     with service.database.write() as connection:
         people.add_person(connection, person, service.now_ms())
         deed = Deed(
@@ -137,6 +146,8 @@ def grant_role(
 ) -> PersonView:
     """Give a person a role; one for an operator, project or cluster only if there is such."""
     require(principal, Action.MANAGE_PEOPLE)
+    if granted.role in PROJECT_ROLES:
+        _refuse_oneself(principal, person, granted.scope)
     with service.database.write() as connection:
         people.require_person(connection, person)
         _check_scope(service, connection, granted)

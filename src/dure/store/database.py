@@ -50,6 +50,7 @@ def _engine(path: Path) -> Engine:
     engine = create_engine(
         URL.create("sqlite", database=str(path)),
         connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
+        hide_parameters=True,  # a logged error must not tell what was in the row
         pool_size=CONNECTIONS,
         max_overflow=-1,
     )
@@ -60,6 +61,7 @@ def _engine(path: Path) -> Engine:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA secure_delete = ON")  # a dropped secret is overwritten
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
