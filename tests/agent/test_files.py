@@ -199,6 +199,43 @@ def test_the_cache_keeps_only_what_was_announced(tmp_path, chunks):
     assert cache.holds(wanted)
 
 
+@pytest.mark.parametrize("spoil", ["empty", "altered", "link", "pipe", "gone"])
+def test_what_is_no_longer_right_in_the_cache_is_not_handed_on(tmp_path, spoil):
+    cache = Cache(tmp_path / "cache")
+    good, bad = entry("a", b"good"), entry("b", b"right")
+    cache.add(good, [b"good"])
+    cache.add(bad, [b"right"])
+    place = cache.path(bad)
+    if spoil == "altered":
+        place.write_bytes(b"wrong")
+    elif spoil == "empty":  # as a loss of power may leave it
+        place.write_bytes(b"")
+    else:
+        place.unlink()
+        if spoil == "link":
+            place.symlink_to("/etc/passwd")
+        elif spoil == "pipe":
+            os.mkfifo(place)
+    assert cache.holds(bad) == (spoil == "altered")
+    assert materialise(Manifest((good, bad)), cache.path, tmp_path / "job") == (bad,)
+    cache.drop(bad)
+    cache.add(bad, [b"right"])
+    assert materialise(Manifest((bad,)), cache.path, tmp_path / "job") == ()
+    assert collect(tmp_path, "job").manifest == Manifest((good, bad))
+
+
+def test_content_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    cache, wanted, sizes = Cache(tmp_path), entry("data", b"right"), []
+
+    def fsync(descriptor):
+        assert not cache.path(wanted).exists()
+        sizes.append(os.fstat(descriptor).st_size)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    cache.add(wanted, [b"right"])
+    assert sizes == [5]
+
+
 def test_the_cache_drops_what_was_asked_for_longest_ago(tmp_path):
     cache = Cache(tmp_path, bytes_max=2)
     kept = [entry(name, name.encode()) for name in "abc"]

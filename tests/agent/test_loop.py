@@ -217,6 +217,21 @@ def test_what_cannot_be_prepared_is_reported_after_three_tries(bench):
     assert bench.engine.launches == []
 
 
+def test_what_was_spoilt_in_the_cache_is_fetched_again(bench):
+    workdir = bench.control.hold(data=b"right", more=b"more")
+    bench.control.reply = reply(order(workdir=workdir))
+    bench.executor.held = []
+    bench.tick()
+    cache = bench.root / "agent" / "cache"
+    for content in (b"right", b"more"):
+        (cache / entry("x", content).sha256).write_bytes(bytes(len(content)))
+    bench.executor.release()
+    bench.tick()
+    assert (bench.folder / "data").read_bytes() == b"right"
+    assert (bench.folder / "more").read_bytes() == b"more"
+    assert len(bench.engine.launches) == 1
+
+
 def test_a_silent_control_plane_costs_no_try(bench):
     workdir = bench.control.hold(data=b"right")
     bench.control.reply = reply(order(workdir=workdir))

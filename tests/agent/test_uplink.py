@@ -105,6 +105,16 @@ def test_content_travels_by_its_digest():
     assert b"".join(agent.fetch("a-1", DATA)) == b"right"
 
 
+def test_a_file_that_changed_is_brought_as_announced_or_is_the_sites_trouble():
+    def answer(request):
+        assert request.content == b"right"
+        return httpx.Response(201)
+
+    uplink(answer).put("a-1", DATA, io.BytesIO(b"right and more"))
+    with pytest.raises(OSError, match="'data' has become shorter"):
+        uplink(answer).put("a-1", DATA, io.BytesIO(b"righ"))
+
+
 def test_manifests_travel_by_their_digest():
     manifest = Manifest((DATA,))
     upload = Upload(sha256=digest(manifest), missing=(DATA.sha256,))

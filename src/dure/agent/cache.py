@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,12 +35,17 @@ class Cache:
         return self._folder / entry.sha256
 
     def holds(self, entry: FileEntry) -> bool:
-        """Whether it is here; being asked for keeps it from being the oldest."""
+        """Whether it is here, by its size; being asked for keeps it from being the oldest."""
         try:
-            os.utime(self.path(entry))
+            os.utime(self.path(entry), follow_symlinks=False)
+            status = self.path(entry).lstat()
         except FileNotFoundError:
             return False
-        return True
+        return stat.S_ISREG(status.st_mode) and status.st_size == entry.size
+
+    def drop(self, entry: FileEntry) -> None:
+        """Forgets content that turned out not to be what the entry says."""
+        self.path(entry).unlink(missing_ok=True)
 
     def add(self, entry: FileEntry, chunks: Iterable[bytes]) -> None:
         """Stores content as it streams in, and keeps it only if it is what the entry says.
@@ -58,6 +64,8 @@ class Cache:
                         break
                     digest.update(chunk)
                     file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())  # or a loss of power leaves the name without the content
             if size != entry.size or digest.hexdigest() != entry.sha256:
                 raise ContentError(
                     f"what came for {entry.path} is not the {entry.size:,} bytes announced"

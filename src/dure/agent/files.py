@@ -10,7 +10,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import shutil
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,7 +27,8 @@ from dure.text import shown
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a pipe that nobody writes would wait for ever.
-_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""How whatever a job may have put there is opened for reading."""
 _WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK_BYTES: Final = 1024 * 1024
 _DEPTH_MAX: Final = 64
@@ -51,22 +51,46 @@ class Collected:
     left_out: int
 
 
-def materialise(manifest: Manifest, source: Callable[[FileEntry], Path], folder: Path) -> None:
-    """Writes a manifest's files into `folder`, from where `source` has their checked content.
+def materialise(
+    manifest: Manifest, source: Callable[[FileEntry], Path], folder: Path
+) -> tuple[FileEntry, ...]:
+    """Writes a manifest's files into `folder`, from where `source` has their content.
+
+    Returns those whose source is gone or is not what the entry says: they are to be written again.
 
     Raises:
         OSError: no space, or a link or file stands where a folder must be.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with _opened(folder) as top:
-        for entry in manifest.files:
-            *parents, name = entry.path.split("/")
-            mode = 0o700 if entry.executable else 0o600
-            with _descended(top, parents, make=True) as parent:
-                descriptor = os.open(name, _WRITE, mode, dir_fd=parent)
-                with os.fdopen(descriptor, "wb") as target, source(entry).open("rb") as content:
-                    os.fchmod(descriptor, mode)
-                    shutil.copyfileobj(content, target, _CHUNK_BYTES)
+        return tuple(entry for entry in manifest.files if not _write(top, entry, source(entry)))
+
+
+def _write(top: int, entry: FileEntry, source: Path) -> bool:
+    """Copies and checks one file; False where the source is not the entry's content."""
+    *parents, name = entry.path.split("/")
+    mode = 0o700 if entry.executable else 0o600
+    with _descended(top, parents, make=True) as parent:
+        descriptor = os.open(name, _WRITE, mode, dir_fd=parent)
+        with os.fdopen(descriptor, "wb") as target:
+            os.fchmod(descriptor, mode)
+            try:
+                content = os.fdopen(os.open(source, READ), "rb")
+            except OSError as error:
+                if error.errno in _EXCHANGED:
+                    return False
+                raise
+            with content:
+                return _copy(content, target, entry)
+
+
+def _copy(content: BinaryIO, target: BinaryIO, entry: FileEntry) -> bool:
+    digest, size = hashlib.sha256(), 0
+    while size <= entry.size and (chunk := content.read(_CHUNK_BYTES)):
+        size += len(chunk)
+        digest.update(chunk)
+        target.write(chunk)
+    return size == entry.size and digest.hexdigest() == entry.sha256
 
 
 def collect(folder: Path, inside: str) -> Collected:
@@ -108,7 +132,7 @@ def opened(folder: Path, inside: str, path: str) -> Iterator[BinaryIO]:
     with (
         _opened(folder) as top,
         _descended(top, [*inside.split("/"), *parents]) as parent,
-        os.fdopen(os.open(name, _READ, dir_fd=parent), "rb") as file,
+        os.fdopen(os.open(name, READ, dir_fd=parent), "rb") as file,
     ):
         yield file
 
@@ -138,7 +162,7 @@ class _Collector:
                 if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or not _fits(path):
                     return False
                 if stat.S_ISREG(mode):
-                    file = os.fdopen(os.open(name, _READ, dir_fd=folder), "rb")
+                    file = os.fdopen(os.open(name, READ, dir_fd=folder), "rb")
                     return self._take(stack.enter_context(file), path)
                 if depth == _DEPTH_MAX:
                     return False

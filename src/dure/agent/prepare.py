@@ -5,11 +5,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from dure.agent.cache import Cache
+import structlog
+
+from dure.agent.cache import Cache, ContentError
 from dure.agent.files import materialise
 from dure.agent.uplink import Uplink
-from dure.agent.wire import Manifest, Order
+from dure.agent.wire import FileEntry, Manifest, Order
 from dure.engines import Launch
+
+log = structlog.get_logger("dure.agent")
 
 
 class Preparer:
@@ -29,11 +33,11 @@ class Preparer:
         checkpoint = self._fetch(order.attempt_id, order.checkpoint)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        materialise(workdir, self._cache.path, folder)
+        self._write(order.attempt_id, workdir, folder)
         for inside in filter(None, (order.outputs_dir, order.checkpoint_dir)):
             (folder / inside).mkdir(parents=True, exist_ok=True)
         if order.checkpoint_dir is not None:
-            materialise(checkpoint, self._cache.path, folder / order.checkpoint_dir)
+            self._write(order.attempt_id, checkpoint, folder / order.checkpoint_dir)
         return secrets
 
     def secrets(self, order: Order) -> dict[str, str]:
@@ -45,10 +49,23 @@ class Preparer:
         if sha256 is None:
             return Manifest(())
         manifest = self._uplink.manifest(attempt_id, sha256)
-        for entry in manifest.files:
+        self._fill(attempt_id, manifest.files)
+        return manifest
+
+    def _fill(self, attempt_id: str, entries: tuple[FileEntry, ...]) -> None:
+        for entry in entries:
             if not self._cache.holds(entry):
                 self._cache.add(entry, self._uplink.fetch(attempt_id, entry))
-        return manifest
+
+    def _write(self, attempt_id: str, manifest: Manifest, folder: Path) -> None:
+        """Writes a manifest's files; what the cache no longer has right is fetched once more."""
+        spoilt = materialise(manifest, self._cache.path, folder)
+        for entry in spoilt:
+            log.warning("cache-spoilt", attempt_id=attempt_id, sha256=entry.sha256)
+            self._cache.drop(entry)
+        self._fill(attempt_id, spoilt)
+        if again := materialise(Manifest(spoilt), self._cache.path, folder):
+            raise ContentError(f"what the cache has for {again[0].path} does not stay right")
 
 
 def launch_of(order: Order, secrets: dict[str, str], folder: Path) -> Launch:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from dure import codec
 from dure.agent.wire import FileEntry, Manifest, SyncReply, SyncRequest
 from dure.errors import RefusedError
+from dure.text import shown
 from dure.views import Upload
 
 LOG_BYTES_MAX: Final = 256 * 1024
@@ -59,7 +60,7 @@ class Uplink(Protocol):
         ...
 
     def put(self, attempt_id: str, entry: FileEntry, content: BinaryIO) -> None:
-        """Hands over a file's content."""
+        """Hands over a file's content. Raises OSError where the file has become shorter."""
         ...
 
     def push_log(self, attempt_id: str, rank: int, offset: int, content: bytes) -> int:
@@ -130,7 +131,7 @@ class HttpUplink:
         self._call(
             "PUT",
             _blob(attempt_id, entry.sha256),
-            content=iter(lambda: content.read(_CHUNK_BYTES), b""),
+            content=_exactly(content, entry),
             headers={"Content-Length": str(entry.size)},
         )
 
@@ -171,6 +172,17 @@ def _decoded(type_: type[T], response: httpx.Response, what: str) -> T:
         return codec.decode(type_, response.content, what="reply")
     except RefusedError as error:
         raise UplinkError(f"the reply to {what} is not one: {error.reason.sentence}") from error
+
+
+def _exactly(content: BinaryIO, entry: FileEntry) -> Iterator[bytes]:
+    """As many bytes as were announced: the file may have changed since."""
+    left = entry.size
+    while left:
+        chunk = content.read(min(_CHUNK_BYTES, left))
+        if not chunk:
+            raise OSError(f"{shown(entry.path)} has become shorter")
+        left -= len(chunk)
+        yield chunk
 
 
 def _blob(attempt_id: str, sha256: str) -> str:
