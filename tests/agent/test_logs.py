@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+
 import pytest
 from agent_bench import FakeControl
 
@@ -65,3 +68,23 @@ def test_after_a_restart_a_push_goes_on_where_the_control_plane_is(control, tmp_
     for _ in range(3):
         assert pusher.push("a-1", 0, path, ROUND_BYTES_MAX)
     assert control.logs["a-1", 0] == path.read_bytes()
+
+
+@pytest.mark.parametrize("other", ["link", "pipe", "folder"])
+def test_what_is_no_log_is_neither_read_nor_waited_for(control, tmp_path, other):
+    (tmp_path / "token").write_bytes(b"the agent's own")
+    path = tmp_path / "log"
+    if other == "link":
+        path.symlink_to(tmp_path / "token")
+    elif other == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    pusher = LogPusher(control)
+    assert not pusher.behind("a-1", 0, path)
+    # In a thread of its own: what opens a pipe that nobody writes would wait for ever.
+    pushing = threading.Thread(target=pusher.push, args=("a-1", 0, path), daemon=True)
+    pushing.start()
+    pushing.join(10)
+    assert not pushing.is_alive()
+    assert control.logs == {}

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
+from dure.agent.files import READ
 from dure.agent.uplink import LOG_BYTES_MAX, Uplink
 
 ROUND_BYTES_MAX: Final = 1024 * 1024
@@ -53,17 +59,37 @@ class LogPusher:
 
     @staticmethod
     def _read(path: Path, offset: int, end: int) -> bytes:
-        try:
-            with path.open("rb") as file:
-                file.seek(offset)
-                return file.read(max(0, min(LOG_BYTES_MAX, end - offset)))
-        except FileNotFoundError:
-            return b""
+        with _opened(path) as file:
+            if file is None:
+                return b""
+            file.seek(offset)
+            return file.read(max(0, min(LOG_BYTES_MAX, end - offset)))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO | None]:
+    """A log, for reading; None where there is none, or where a job put something else in its place.
+
+    A link could lead to the agent's own files, and a pipe would make the reader wait for ever.
+    """
+    try:
+        descriptor = os.open(path, READ)
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, errno.ELOOP, errno.ENXIO}:
+            raise
+        yield None
+        return
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            yield None
+            return
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(descriptor)
 
 
 def _size(path: Path) -> int:
     """Bytes in the file; none where it is not there."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+    with _opened(path) as file:
+        return 0 if file is None else os.fstat(file.fileno()).st_size
