@@ -477,3 +477,85 @@ def test_the_shim_server_may_die_and_nothing_is_lost(bench):
     assert bench.ended("a-2").end is EngineEnd.COMPLETED
     assert bench.ended("a-1").end is EngineEnd.COMPLETED
     assert Path(bench.root / "engine" / "shim.log").read_text() == ""
+
+
+FORGED = '{"end":"completed","exit_code":0,"started_ms":1,"ended_ms":2,"detail":""}'
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "echo '{}' > {name}.json",
+        "echo '[1]' > {name}.json",
+        ": > {name}.json",
+        "python3 -c 'print(\"[\" * 60_000)' > {name}.json",
+        "truncate -s 1G {name}.json",
+        "mkfifo {name}.json",
+        "mkdir {name}.json",
+        "ln -s /dev/zero {name}.json",
+        """echo '{"end":"erred","exit_code":1,"started_ms":1,"ended_ms":-1,"detail":""}' >{name}.json""",
+    ],
+)
+@pytest.mark.parametrize("name", ["exit", "begun"])
+def test_what_a_job_does_to_its_control_files_is_its_own_trouble(bench, harm, name):
+    harm = harm.replace("{name}", name)
+    bench.bash("a-2", "trap 'exit 0' TERM; echo up; sleep 1000 & wait")
+    bench.says("a-2", "up")
+    spoil = f"cd $HOME/..; [ {name} = exit ] || rm begun.json; {harm}; echo spoilt; kill -9 $PPID"
+    bench.bash("a-1", spoil)
+    seen = bench.ended("a-1")
+    assert seen.end is EngineEnd.NODE_FAILED
+    assert bench.look("a-2").phase is Phase.RUNNING
+    assert bench.marked("a-1") == []
+    bench.engine.close()
+    bench.open()
+    assert bench.ended("a-1").end is EngineEnd.NODE_FAILED
+    bench.engine.forget("a-1")
+    bench.engine.stop("a-2")
+    assert bench.ended("a-2").end is EngineEnd.STOPPED
+
+
+def test_an_end_that_a_job_forges_is_not_believed_while_its_supervisor_lives(bench):
+    bench.bash("a-1", f"echo '{FORGED}' > $HOME/../exit.json; echo forged; sleep 1; exit 3")
+    bench.says("a-1", "forged")
+    assert bench.look("a-1").phase is not Phase.ENDED
+    seen = bench.ended("a-1")
+    assert (seen.end, seen.exit_code) == (EngineEnd.ERRED, 3)
+    assert seen.ended_ms > 2
+
+
+@pytest.mark.parametrize("harm", ["chmod 000 .", "rm -rf ../0", "rm lock; mkdir lock"])
+def test_a_control_folder_that_is_taken_away_fails_its_attempt_alone(bench, harm):
+    bench.bash("a-2", "trap 'exit 0' TERM; echo up; sleep 1000 & wait")
+    bench.says("a-2", "up")
+    bench.bash("a-1", f"cd $HOME/..; {harm}; kill -9 $PPID; sleep 1000")
+    assert bench.ended("a-1").end is EngineEnd.NODE_FAILED
+    assert bench.look("a-2").phase is Phase.RUNNING
+    bench.engine.forget("a-1")
+    assert not bench.place("a-1").exists()
+    bench.engine.stop("a-2")
+
+
+def test_an_attempt_whose_acceptance_a_job_spoilt_does_not_keep_the_agent_down(bench):
+    bench.bash("a-1", "cd $HOME/../..; echo '{}' > attempt.json; touch ../stray; echo up; sleep 99")
+    bench.says("a-1", "up")
+    bench.engine.close()
+    bench.open()
+    assert bench.engine.observe() == ()
+    assert bench.marked("a-1") == []
+    until(lambda: not bench.place("a-1").exists())
+
+
+@pytest.mark.parametrize("other", ["pipe", "link"])
+def test_a_log_that_is_something_else_is_not_written_to(bench, other):
+    bench.engine._start_shims = lambda _: None  # accepted, and then nothing
+    bench.submit("a-1", "echo", "said")
+    place = bench.place("a-1") / "0" / "log"
+    target = bench.root / "target"
+    target.touch()
+    os.mkfifo(place) if other == "pipe" else place.symlink_to(target)
+    del bench.engine._start_shims
+    seen = bench.ended("a-1")
+    assert seen.end is EngineEnd.START_FAILED
+    assert "its log cannot be opened" in seen.detail
+    assert target.read_bytes() == b""

@@ -9,20 +9,28 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import os
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeVar
 
 import psutil  # type: ignore[import-untyped]  # its types are a separate package
+import structlog
 
 from dure import codec
 from dure.engines import EngineEnd, Observation, Phase
 from dure.engines.local import shim
+from dure.errors import RefusedError
+from dure.removal import remove_tree
+from dure.units import INT64_MAX
+
+log = structlog.get_logger("dure.engine")
+
+T = TypeVar("T")
 
 ATTEMPT: Final = "attempt.json"
 ATTEMPT_MARK: Final = "DURE_ATTEMPT_ID"
@@ -53,6 +61,49 @@ class Accepted:
     port: int
     accepted_ms: int
     boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Who took a rank; no other process ever has both."""
+
+    pid: int
+    start_ticks: int | None
+
+    def __post_init__(self) -> None:
+        _check_instant(self.pid)
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The command's process, and when it was started."""
+
+    pid: int
+    start_ticks: int | None
+    started_ms: int
+
+    def __post_init__(self) -> None:
+        _check_instant(self.started_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """What a rank's exit file says."""
+
+    end: EngineEnd
+    exit_code: int | None
+    started_ms: int | None
+    ended_ms: int
+    detail: str
+
+    def __post_init__(self) -> None:
+        for value in (self.started_ms, self.ended_ms, self.exit_code):
+            _check_instant(value or 0)
+
+
+def _check_instant(value: int) -> None:
+    if not 0 <= value <= INT64_MAX:
+        raise ValueError(f"{value} is not from 0 to {INT64_MAX}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +144,14 @@ class Attempt:
         if self.ended is not None:
             return self.ended
         for rank in self.ranks:
-            self._look(rank)
+            self._look_guarded(rank)
         failed = [e for e in self.exits.values() if e.end not in _QUIET]
         if failed and len(self.exits) < len(self.ranks):
-            shim.write_once(
-                self.folder / shim.STOP, {"cause": shim.PEER, "rank": min(e.rank for e in failed)}
-            )
+            self._stop_the_others(min(e.rank for e in failed))
         started_ms = min(self.begun_ms.values(), default=None)
         if len(self.exits) == len(self.ranks):
-            (self.folder / shim.LAUNCH).unlink(missing_ok=True)
+            with self._logged("launch-file-left"):
+                (self.folder / shim.LAUNCH).unlink(missing_ok=True)
             self.ended = _end(self.accepted.attempt_id, tuple(self.exits.values()), started_ms)
             return self.ended
         return Observation(
@@ -121,62 +171,119 @@ class Attempt:
             for rank in self.ranks
             if rank not in self.exits
             and now_s - self.asked.get(rank, (0, -_SHIM_PATIENCE_S))[1] >= _SHIM_PATIENCE_S
-            and not (self.place(rank) / shim.SHIM).exists()
+            and not _stands(self.place(rank) / shim.SHIM)
         )
 
+    def _look_guarded(self, rank: int) -> None:
+        """One attempt's folder, whatever its job did to it, is not the others'."""
+        try:
+            self._look(rank)
+        except shim.SpoiltError:
+            self._fail_spoilt(rank)
+        except OSError as error:
+            if error.errno in shim.SPOILT | {errno.ENOENT}:
+                self._fail_spoilt(rank)
+            else:  # what was known of it stays
+                self._log("attempt-unreadable", error)
+
     def _look(self, rank: int) -> None:
-        if rank not in self.begun_ms and (begun := shim.read_json(self.place(rank) / shim.BEGUN)):
-            self.begun_ms[rank] = begun["started_ms"]
-        if rank in self.exits or self._read_exit(rank):
+        if rank in self.exits:
             return
-        restarted = self.accepted.boot_id != boot_id()
-        taken = shim.read_json(self.place(rank) / shim.SHIM)
+        begun = None if rank in self.begun_ms else self._read(Begun, rank, shim.BEGUN)
+        if begun is not None:
+            self.begun_ms[rank] = begun.started_ms
+        taken = self._read(Taken, rank, shim.SHIM)
         asked, _ = self.asked.get(rank, (0, 0.0))
-        if taken is None and not restarted and asked <= _SHIM_REQUESTS_MAX:
+        if (
+            taken is None
+            and not self._restarted
+            and asked <= _SHIM_REQUESTS_MAX
+            and not _stands(self.place(rank) / shim.EXIT)
+        ):
             return
         lock = shim.try_lock(self.place(rank) / shim.LOCK)
         if lock is None:
             return
         try:
-            self._declare(rank, taken, restarted=restarted)
+            self._declare(rank, taken)
         finally:
             os.close(lock)
 
-    def _declare(self, rank: int, taken: dict[str, Any] | None, *, restarted: bool) -> None:
-        """With the rank's lock held, so that no shim is alive: says how it must have ended."""
-        if self._read_exit(rank):  # written between our look and the lock
-            return
-        if restarted:
-            end, detail = EngineEnd.NODE_FAILED, "its machine was restarted"
-        elif taken is None:
-            end, detail = EngineEnd.START_FAILED, "no supervisor could be started for it"
-        else:
-            alive = shim.start_ticks(taken["pid"]) == taken["start_ticks"] is not None
-            mine = {ATTEMPT_MARK: self.accepted.attempt_id, "NODE_RANK": str(rank)}
-            # Its shim was killed; one that lives ends its own tree by ancestry.
-            if alive or not sweep(
-                self.folder.parent.parent, lambda env: mine.items() <= env.items()
-            ):
-                return
-            end, detail = EngineEnd.NODE_FAILED, "its supervisor was killed"
-        value = {
-            "end": end.value,
-            "exit_code": None,
-            "started_ms": self.begun_ms.get(rank),
-            "ended_ms": max(time.time_ns() // 1_000_000, self.begun_ms.get(rank, 0)),
-            "detail": detail,
-        }
-        shim.write_once(self.place(rank) / shim.EXIT, value, durable=True)
-        self._read_exit(rank)
+    @property
+    def _restarted(self) -> bool:
+        return self.accepted.boot_id != boot_id()
 
-    def _read_exit(self, rank: int) -> bool:
-        found = shim.read_json(self.place(rank) / shim.EXIT)
-        if found is None:
-            return False
-        if found["started_ms"] is not None:
-            self.begun_ms[rank] = found["started_ms"]
-        self.exits[rank] = RankExit(rank, EngineEnd(found.pop("end")), **found)
-        return True
+    def _read(self, type_: type[T], rank: int, name: str) -> T | None:
+        """What a rank's file says; None where there is none. Raises as `shim.read_whole`."""
+        try:
+            content = shim.read_whole(self.place(rank) / name)
+            return None if content is None else codec.decode(type_, content)
+        except (shim.SpoiltError, RefusedError, RecursionError) as error:
+            if self._restarted:  # a loss of power empties what was not durable: never written
+                return None
+            raise shim.SpoiltError(name) from error
+
+    def _declare(self, rank: int, taken: Taken | None) -> None:
+        """With the rank's lock held, so that no shim is alive: says how it must have ended."""
+        if (found := self._read(Exit, rank, shim.EXIT)) is not None:
+            self._keep(rank, found)
+        elif self._restarted:
+            self._end_rank(rank, EngineEnd.NODE_FAILED, "its machine was restarted")
+        elif taken is None:
+            self._end_rank(rank, EngineEnd.START_FAILED, "no supervisor could be started for it")
+        else:
+            alive = shim.start_ticks(taken.pid) == taken.start_ticks is not None
+            # Its shim was killed; one that lives ends its own tree by ancestry.
+            if not alive and self._sweep(rank):
+                self._end_rank(rank, EngineEnd.NODE_FAILED, "its supervisor was killed")
+
+    def _fail_spoilt(self, rank: int) -> None:
+        """Ends a rank whose files its own job changed or took away."""
+        self._stop_the_others(rank)
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):
+                lock = shim.try_lock(self.place(rank) / shim.LOCK)
+                if lock is None:  # its shim lives and ends it, having been told to stop
+                    return
+                stack.callback(os.close, lock)
+            if self._sweep(rank):
+                self._end_rank(rank, EngineEnd.NODE_FAILED, "its control files were changed")
+
+    def _stop_the_others(self, rank: int) -> None:
+        with self._logged("stop-unwritten"):
+            shim.write_once(self.folder / shim.STOP, {"cause": shim.PEER, "rank": rank})
+
+    def _sweep(self, rank: int) -> bool:
+        mine = {ATTEMPT_MARK: self.accepted.attempt_id, "NODE_RANK": str(rank)}
+        return sweep(self.folder.parent.parent, lambda env: mine.items() <= env.items())
+
+    def _end_rank(self, rank: int, end: EngineEnd, detail: str) -> None:
+        started_ms = self.begun_ms.get(rank)
+        ended_ms = max(time.time_ns() // 1_000_000, started_ms or 0)
+        found = Exit(end, None, started_ms, ended_ms, detail)
+        with self._logged("end-unwritten"):  # an engine that starts anew finds it again
+            shim.write_over(self.place(rank) / shim.EXIT, dataclasses.asdict(found))
+        self._keep(rank, found)
+
+    def _keep(self, rank: int, found: Exit) -> None:
+        if found.started_ms is not None:
+            self.begun_ms[rank] = found.started_ms
+        self.exits[rank] = RankExit(rank, **dataclasses.asdict(found))
+
+    @contextlib.contextmanager
+    def _logged(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._log(what, error)
+
+    def _log(self, what: str, error: OSError) -> None:
+        log.warning(what, attempt_id=self.accepted.attempt_id, error=str(error))
+
+
+def _stands(path: Path) -> bool:
+    """Whether there is anything of that name, a dangling link even. Never raises."""
+    return os.path.lexists(path)
 
 
 _QUIET: Final = frozenset({EngineEnd.COMPLETED, EngineEnd.STOPPED})
@@ -238,14 +345,23 @@ def accept(folder: Path, accepted: Accepted) -> Attempt:
 
 def load(attempts: Path) -> dict[str, Attempt]:
     """The accepted attempts on disk. What was being written when the agent died never started,
-    and is removed.
+    and is removed, and so is what a job has made unreadable: the engine knows no such attempt.
     """
     found = {}
     for folder in sorted(attempts.iterdir()):
-        try:
-            accepted = codec.read(Accepted, (folder / ATTEMPT).read_bytes())
-        except FileNotFoundError:
-            shutil.rmtree(folder)
-            continue
-        found[accepted.attempt_id] = Attempt(folder, accepted)
+        accepted = _accepted(folder)
+        if accepted is None:
+            remove_tree(folder)
+        else:
+            found[accepted.attempt_id] = Attempt(folder, accepted)
     return found
+
+
+def _accepted(folder: Path) -> Accepted | None:
+    try:
+        content = shim.read_whole(folder / ATTEMPT, shim.LAUNCH_BYTES_MAX)
+        found = None if content is None else codec.decode(Accepted, content)
+    except (shim.SpoiltError, RefusedError) as error:
+        log.warning("attempt-lost", folder=folder.name, error=str(error))
+        return None
+    return found if found is not None and found.attempt_id == folder.name else None

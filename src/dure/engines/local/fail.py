@@ -7,7 +7,9 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # its types are a separate package
 
+from dure import codec
 from dure.engines.local import shim
+from dure.engines.local.attempts import Taken
 from dure.text import check_slug
 
 
@@ -22,13 +24,14 @@ def kill_node(root: Path, attempt_id: str, rank: int) -> bool:
     """
     check_slug("attempt id", attempt_id)
     place = root / "attempts" / attempt_id / str(rank)
-    taken = shim.read_json(place / shim.SHIM)
-    if taken is None or (place / shim.EXIT).exists():
+    content = shim.read_whole(place / shim.SHIM)
+    if content is None or (place / shim.EXIT).exists():
         return False
-    if shim.start_ticks(taken["pid"]) != taken["start_ticks"] is not None:
+    taken = codec.decode(Taken, content, what=shim.SHIM)
+    if shim.start_ticks(taken.pid) != taken.start_ticks is not None:
         return False  # the pid is another process's by now
     try:
-        supervisor = psutil.Process(taken["pid"])
+        supervisor = psutil.Process(taken.pid)
         tree = [supervisor, *supervisor.children(recursive=True)]
     except psutil.NoSuchProcess:
         return False

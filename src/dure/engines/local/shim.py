@@ -10,7 +10,7 @@ small files in the attempt's folder, so either side may die and start again:
     attempt/RANK/lock     held (flock) for as long as this process lives
     attempt/RANK/shim.json   a shim took this rank; no other ever will
     attempt/RANK/begun.json  the command runs
-    attempt/RANK/exit.json   how it ended; durable
+    attempt/RANK/exit.json   how it ended; durable, and believed once the lock is free
     attempt/RANK/log      both its streams
 
 Run as `shim.py DIR RANK`, or as `shim.py --serve`, which forks a shim for each line of its
@@ -22,11 +22,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import json
 import os
 import select
 import signal
+import stat
 import sys
 import time
 import traceback
@@ -61,10 +63,22 @@ CAUSES: Final = {
     MACHINE: "stopped because its machine is being shut down",
 }
 
+CONTROL_BYTES_MAX: Final = 64 * 1024
+LAUNCH_BYTES_MAX: Final = 256 * 1024**2
+SPOILT: Final = frozenset(
+    {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO}
+)
+"""What the system says of a control file or folder that a job has taken away or changed."""
+
 _POLL_S: Final = 0.2
 _GANG_POLL_S: Final = 0.01
 _LOCK_TRIES: Final = 50
 _LOCK_WAIT_S: Final = 0.02
+
+# A link in the log's place is not followed, and a pipe not waited for.
+_APPEND: Final = (
+    os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+)
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG: Final = 1
@@ -83,24 +97,53 @@ def start_ticks(pid: int) -> int | None:
     runs nothing any more, counts as gone.
     """
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    fields = stat.rpartition(")")[2].split()
+    fields = text.rpartition(")")[2].split()
     return None if fields[0] in {"Z", "X"} else int(fields[19])
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A file's object, or None when there is no such file.
+class SpoiltError(Exception):
+    """A control file that only a job can have left as it is."""
 
-    Files are written whole; only a loss of power empties one that was not durable, and then nothing
-    runs any more: it counts as never written.
+
+def read_whole(path: Path, bytes_max: int = CONTROL_BYTES_MAX) -> bytes | None:
+    """A regular file's content, or None when there is no such file. Never waits, follows no link.
+
+    Raises:
+        SpoiltError: something else is in its place, or too much, or it may not be read.
+        OSError: what may pass, too many open files say.
     """
     try:
-        found = json.loads(path.read_bytes())
-    except (FileNotFoundError, json.JSONDecodeError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
         return None
-    assert isinstance(found, dict)
+    except OSError as error:
+        if error.errno in SPOILT:
+            raise SpoiltError(path.name) from error
+        raise
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > bytes_max:
+            raise SpoiltError(path.name)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(bytes_max)
+    finally:
+        os.close(descriptor)
+
+
+def read_json(path: Path, bytes_max: int = CONTROL_BYTES_MAX) -> dict[str, Any] | None:
+    """A file's object, or None when there is no such file. Raises as `read_whole`."""
+    content = read_whole(path, bytes_max)
+    if content is None:
+        return None
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise SpoiltError(path.name) from error
+    if not isinstance(found, dict):
+        raise SpoiltError(path.name)
     return found
 
 
@@ -109,13 +152,7 @@ def write_once(path: Path, value: dict[str, Any], *, durable: bool = False) -> b
 
     Returns False, and changes nothing, when it stood already.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(value, file)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
+    temporary = _write_beside(path, value, durable=durable)
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -125,6 +162,24 @@ def write_once(path: Path, value: dict[str, Any], *, durable: bool = False) -> b
     if durable:
         sync_folder(path.parent)
     return True
+
+
+def write_over(path: Path, value: dict[str, Any]) -> None:
+    """Writes a file whole and durably, in place of whatever stood there."""
+    _write_beside(path, value, durable=True).replace(path)
+    sync_folder(path.parent)
+
+
+def _write_beside(path: Path, value: dict[str, Any], *, durable: bool) -> Path:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)  # whatever it is, a pipe say, it is not written to
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(value, file)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+    return temporary
 
 
 def sync_folder(folder: Path) -> None:
@@ -138,7 +193,7 @@ def sync_folder(folder: Path) -> None:
 
 def try_lock(path: Path) -> int | None:
     """The open lock file, held for this process alone, or None when another holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -164,7 +219,7 @@ class Shim:
         lock = self._take_lock()
         if lock is None or (self.place / EXIT).exists():
             return
-        launch = read_json(self.attempt / LAUNCH)
+        launch = read_json(self.attempt / LAUNCH, LAUNCH_BYTES_MAX)
         mine = {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid())}
         if not write_once(self.place / SHIM, mine):
             return
@@ -219,9 +274,11 @@ class Shim:
         except OSError as error:
             self._write_exit(START_FAILED, None, f"the job's folder cannot be entered: {error}")
             return
-        log = os.open(
-            self.place / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-        )
+        try:
+            log = os.open(self.place / LOG, _APPEND, 0o600)
+        except OSError as error:
+            self._write_exit(START_FAILED, None, f"its log cannot be opened: {error}")
+            return
         self.started_ms = time.time_ns() // 1_000_000
         self.started_s = time.monotonic()
         shim = os.getpid()
@@ -383,7 +440,8 @@ class Shim:
             "ended_ms": ended_ms,
             "detail": detail,
         }
-        write_once(self.place / EXIT, value, durable=True)
+        # Over what the command may have put there: the engine reads it once this process is gone.
+        write_over(self.place / EXIT, value)
         if end not in {COMPLETED, STOPPED}:
             write_once(self.attempt / STOP, {"cause": PEER, "rank": self.rank})
 
@@ -405,10 +463,10 @@ def _by_parent() -> dict[int, list[tuple[int, int]]]:
         if not name.isdigit():
             continue
         try:
-            stat = Path(f"/proc/{name}/stat").read_text(encoding="utf-8", errors="replace")
+            text = Path(f"/proc/{name}/stat").read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
-        parent, group = map(int, stat.rpartition(")")[2].split()[1:3])
+        parent, group = map(int, text.rpartition(")")[2].split()[1:3])
         children.setdefault(parent, []).append((int(name), group))
     return children
 
