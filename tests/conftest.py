@@ -10,6 +10,14 @@ import pytest
 from nation import Nation, Site
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that start processes take turns, so that they have the machine's other core."""
+    for item in items:
+        if item.get_closest_marker("engine"):
+            item.add_marker(pytest.mark.xdist_group("engine"))
+
+
 @pytest.fixture
 def nation(tmp_path: Path) -> Iterator[Nation]:
     made = Nation(tmp_path)

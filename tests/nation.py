@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 from sqlalchemy import event
@@ -45,6 +47,20 @@ def _no_power_cut(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute("PRAGMA synchronous = OFF")
 
 
+@cache
+def _empty_database() -> bytes:
+    """A migrated database with Korea's scenario: made once, copied for each nation."""
+    with TemporaryDirectory() as folder:
+        database = Database(Path(folder) / "dure.sqlite")
+        migrate(database)
+        with database.write() as connection:
+            sites.load_scenario(connection, KOREA, int(NOON))
+        with database.engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        database.close()
+        return database.path.read_bytes()
+
+
 class Nation:
     """Korea's scenario on a fresh database at noon of 2026-11-23."""
 
@@ -52,11 +68,9 @@ class Nation:
         self.now_ms = int(NOON)
         self.folder = folder
         self._ids = count(1)
+        (folder / "dure.sqlite").write_bytes(_empty_database())
         self.database = Database(folder / "dure.sqlite")
         event.listen(self.database.engine, "connect", _no_power_cut)
-        migrate(self.database)
-        with self.database.write() as connection:
-            sites.load_scenario(connection, KOREA, self.now_ms)
         self.wakes = 0
         self.service = Service(
             database=self.database,

@@ -76,10 +76,7 @@ REFUSED = {
         world(allocations=[replace(capacity(gpus=8), available=MS_PER_HOUR)]),
         request(gpus=8, allocation="cap"),
         explain.ALLOCATION_TOO_SMALL,
-        (
-            "Asks for up to 8.0000 GPU-h; allocation cap has 1.0000 GPU-h left of "
-            "5,952.0000 GPU-h."
-        ),
+        ("Asks for up to 8.0000 GPU-h; allocation cap has 1.0000 GPU-h left of 5,952.0000 GPU-h."),
     ),
     "more GPUs than a capacity allocation has": (
         world(allocations=[capacity(gpus=16)]),
