@@ -106,6 +106,36 @@ def test_closed_is_forgotten_and_its_folder_deleted(bench):
     assert bench.control.reports == {}
 
 
+def test_a_closed_ones_read_only_folder_is_deleted(bench):
+    bench.run_to_running()
+    (bench.folder / "go" / "pkg").mkdir(parents=True)
+    (bench.folder / "go" / "pkg" / "x").touch()
+    (bench.folder / "go" / "pkg").chmod(0o555)
+    bench.folder.chmod(0o555)
+    bench.engine.complete("a-1")
+    bench.tick(times=2)
+    bench.control.reply = reply(closed=["a-1"])
+    bench.tick()
+    assert not bench.folder.exists()
+    assert list((bench.root / "agent" / "trash").iterdir()) == []
+
+
+def test_folders_that_a_killed_agent_left_are_removed_and_no_others(bench):
+    bench.run_to_running()
+    for name in ("a-2", "a-3"):
+        (bench.folder.parent / name).mkdir()
+    (bench.root / "agent" / "trash" / "half").mkdir()
+    bench.engine.become("a-3", Phase.RUNNING)  # the engine has it, though its record was lost
+    bench.restart()
+    bench.engine.silent = True
+    bench.tick()
+    assert len(list(bench.folder.parent.iterdir())) == 3
+    bench.engine.silent = False
+    bench.tick()
+    assert sorted(left.name for left in bench.folder.parent.iterdir()) == ["a-1", "a-3"]
+    assert list((bench.root / "agent" / "trash").iterdir()) == []
+
+
 def test_an_end_is_repeated_until_closed_and_outlives_a_restart(bench):
     bench.run_to_running(outputs_dir="out")
     (bench.folder / "out" / "model").write_bytes(b"weights")
@@ -481,7 +511,8 @@ def test_an_order_whose_id_cannot_name_files_is_logged_and_left(bench, capsys, a
     bench.tick(times=3)
     assert [launch.attempt_id for launch, _ in bench.engine.launches] == ["a-1"]
     assert list(bench.control.reports) == ["a-1"]
-    assert {path.name for path in (bench.root / "agent").iterdir()} == {"cache", "records", "work"}
+    found = {path.name for path in (bench.root / "agent").iterdir()}
+    assert found == {"cache", "records", "trash", "work"}
     assert [path.name for path in bench.folder.parent.iterdir()] == ["a-1"]
     assert capsys.readouterr().out.count("order-refused") == 1
 

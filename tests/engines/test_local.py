@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ import pytest
 from local_bench import until
 
 from dure.engines import EngineEnd, EngineError, LaunchRefusedError, Phase
-from dure.engines.local import LocalEngine, LocalPool, shim
+from dure.engines.local import LocalEngine, LocalPool, attempts, engine, shim
 from dure.jobs import Notice
 
 pytestmark = pytest.mark.engine
@@ -493,7 +494,7 @@ FORGED = '{"end":"completed","exit_code":0,"started_ms":1,"ended_ms":2,"detail":
         "mkfifo {name}.json",
         "mkdir {name}.json",
         "ln -s /dev/zero {name}.json",
-        """echo '{"end":"erred","exit_code":1,"started_ms":1,"ended_ms":-1,"detail":""}' >{name}.json""",
+        f"echo '{FORGED}' | sed s/2/-2/ > {{name}}.json",
     ],
 )
 @pytest.mark.parametrize("name", ["exit", "begun"])
@@ -559,3 +560,28 @@ def test_a_log_that_is_something_else_is_not_written_to(bench, other):
     assert seen.end is EngineEnd.START_FAILED
     assert "its log cannot be opened" in seen.detail
     assert target.read_bytes() == b""
+
+
+@pytest.mark.parametrize("removed", [True, False])
+def test_secrets_of_an_attempt_that_could_not_be_accepted_do_not_stay(bench, monkeypatch, removed):
+    def full(*_words):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(attempts, "accept", full)
+        if not removed:  # as when the agent is killed in between
+            patch.setattr(engine, "remove_tree", lambda path: path.exists())
+        with pytest.raises(EngineError, match="No space left"):
+            bench.submit("a-1", "true", env={"KEY": "hush-hush"})
+    assert bench.place("a-1").exists() == (not removed)
+    bench.engine.forget("a-1")
+    assert [p for p in bench.root.rglob("*") if p.is_file() and b"hush" in p.read_bytes()] == []
+
+
+def test_forget_removes_what_a_job_made_read_only(bench):
+    bench.bash("a-1", "mkdir -p $HOME/go/pkg; touch $HOME/go/pkg/x; chmod -R a-w $HOME/..")
+    bench.ended("a-1")
+    bench.engine.forget("a-1")
+    assert list((bench.root / "engine" / "trash").iterdir()) == []
+    assert not bench.place("a-1").exists()
+    assert bench.engine.observe() == ()

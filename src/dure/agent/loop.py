@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +36,7 @@ from dure.engines import (
     PoolReport,
 )
 from dure.faults import crash_point
+from dure.removal import move_away, remove_tree
 from dure.text import SLUG, shown
 
 TRIES_MAX: Final = 3
@@ -77,6 +77,8 @@ class Agent:
         self._preparer = Preparer(site.uplink, self._cache)
         self._settler = Settler(site.uplink, self._logs)
         self._work = site.root / "work"
+        self._trash = site.root / "trash"
+        self._tidy = False
         self._seen: dict[str, Observation] = {}
         self._pools: tuple[PoolReport, ...] = ()
         self._answered = False
@@ -166,11 +168,35 @@ class Agent:
             self._answered = False
             log.warning("engine-silent", error=str(error))
             return
+        self._tidy_up()
         for record in self._records:
             attempt_id = record.order.attempt_id
             if record.stage is Stage.SUBMITTING and attempt_id in self._seen:
                 with self._one_attempt("note", attempt_id):
                     self._records.put(replace(record, stage=Stage.SUBMITTED))
+
+    def _tidy_up(self) -> None:
+        """Once the engine has first answered, removes what an earlier agent was preparing, and the
+        folders of attempts that it had forgotten when it was killed.
+        """
+        if self._tidy:
+            return
+        self._tidy = True
+        kept = {record.order.attempt_id for record in self._records} | self._seen.keys()
+        for folder in (self._trash, self._work):
+            with self._one_attempt("tidy", folder.name):
+                folder.mkdir(mode=0o700, exist_ok=True)
+                for left in sorted(folder.iterdir()):
+                    if folder == self._trash:
+                        self._site.executor.submit(remove_tree, left)
+                    elif left.name not in kept:
+                        self._discard(left)
+
+    def _discard(self, folder: Path) -> None:
+        """Puts a folder out of the way, and has it removed while the rounds go on."""
+        self._trash.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            self._site.executor.submit(remove_tree, move_away(folder, self._trash))
 
     def _request(self) -> SyncRequest:
         reports = {id_: self._report(seen) for id_, seen in self._seen.items()}
@@ -340,7 +366,7 @@ class Agent:
         except EngineError as error:
             log.warning("engine-trouble", verb="forget", attempt_id=attempt_id, error=str(error))
             return False
-        shutil.rmtree(self._work / attempt_id, ignore_errors=True)
+        self._discard(self._work / attempt_id)
         self._records.remove(attempt_id)
         self._logs.forget(attempt_id)
         self._seen.pop(attempt_id, None)

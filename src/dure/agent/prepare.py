@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import structlog
@@ -12,6 +11,7 @@ from dure.agent.files import materialise
 from dure.agent.uplink import Uplink
 from dure.agent.wire import FileEntry, Manifest, Order
 from dure.engines import Launch
+from dure.removal import remove_tree
 
 log = structlog.get_logger("dure.agent")
 
@@ -31,7 +31,7 @@ class Preparer:
         secrets = self.secrets(order)
         workdir = self._fetch(order.attempt_id, order.workdir)
         checkpoint = self._fetch(order.attempt_id, order.checkpoint)
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_tree(folder)
         folder.mkdir(parents=True)
         self._write(order.attempt_id, workdir, folder)
         for inside in filter(None, (order.outputs_dir, order.checkpoint_dir)):

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from dure.engines.local import attempts, shim
 from dure.engines.local.attempts import Accepted, Attempt
 from dure.engines.local.devices import Devices, LocalPool, Nvml, node_slots
 from dure.faults import crash_point
+from dure.removal import move_away, remove_tree
 from dure.text import shown
 
 FIRST_LEASE_MS: Final = 60_000
@@ -64,7 +64,7 @@ class LocalEngine:
         if self._lock is None:
             raise EngineError(f"another agent drives the engine in {self._root}")
         for left in self._trash.iterdir():
-            shutil.rmtree(left, ignore_errors=True)
+            remove_tree(left)
         self._attempts = attempts.load(self._attempts_folder)
         self._server: subprocess.Popen[bytes] | None = None
         self._end_unaccounted()
@@ -126,14 +126,14 @@ class LocalEngine:
     def forget(self, attempt_id: str) -> None:
         """See `Engine.forget`. Raises EngineError while the attempt is live."""
         attempt = self._attempts.get(attempt_id)
-        if attempt is None:
-            return
-        if attempt.ended is None:
+        if attempt is not None and attempt.ended is None:
             raise EngineError(f"attempt {attempt_id} is live and cannot be forgotten")
-        gone = self._trash / attempt_id
-        attempt.folder.rename(gone)
-        del self._attempts[attempt_id]
-        shutil.rmtree(gone, ignore_errors=True)
+        if not _ATTEMPT_ID.match(attempt_id):
+            return
+        with contextlib.suppress(FileNotFoundError):  # one that was not accepted has one at times
+            gone = move_away(self._attempts_folder / attempt_id, self._trash)
+            remove_tree(gone)
+        self._attempts.pop(attempt_id, None)
 
     def capacity(self) -> tuple[PoolReport, ...]:
         """See `Engine.capacity`. GPUs are counted anew each time."""
@@ -184,6 +184,7 @@ class LocalEngine:
             crash_point("local.before-accept")
             attempt = attempts.accept(place, accepted)
         except OSError as error:
+            remove_tree(place)  # with the secrets that it may hold already
             raise EngineError(f"attempt {launch.attempt_id} cannot be written: {error}") from error
         self._attempts[launch.attempt_id] = attempt
         return attempt
@@ -272,7 +273,7 @@ class LocalEngine:
 
 def _write_launch(place: Path, launch: Launch, accepted: Accepted, folder: Path) -> None:
     """All that the shims read. `place` starts anew: an unaccepted launch may have left its own."""
-    shutil.rmtree(place, ignore_errors=True)
+    remove_tree(place)
     place.mkdir(mode=0o700)
     argv = list(launch.command)
     if launch.script is not None:
