@@ -350,8 +350,8 @@ def test_a_job_that_its_engine_will_not_end_is_ordered_to_stop(nation: Nation, s
     lab = nation.lab()
     (job,) = submit(lab, spec(walltime_s=600))
     site.start_all()
-    for _ in range(40):
-        nation.pass_s(25)
+    for _ in range(4):
+        nation.pass_s(250)
         site.round()
     assert site.orders[f"{job}.0"].wish is Wish.STOP
     site.end(site.orders[f"{job}.0"], EngineEnd.STOPPED)
@@ -533,8 +533,8 @@ def test_what_a_site_never_gets_started_is_taken_back(nation: Nation, site: Site
     (job,) = submit(lab, spec())
     site.round()
     stuck = site.orders[f"{job}.0"]
-    for _ in range(SETTINGS.start_patience_s // 20 + 2):
-        nation.pass_s(20)
+    for _ in range(4):
+        nation.pass_s(SETTINGS.start_patience_s / 3)
         site.round()
     assert site.orders[f"{job}.0"].wish is Wish.STOP
     site.end(stuck, EngineEnd.STOPPED)

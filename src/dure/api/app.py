@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from anyio import to_thread
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Response
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dure import __version__
 from dure.api import accounts, errors, jobs, openapi, people, sites
@@ -67,19 +68,35 @@ def create_app(service: Service, metrics: Metrics, pulse: Pulse) -> FastAPI:
         pools = await to_thread.run_sync(site_service.pools, service)
         return Response(metrics.text(pools), media_type=CONTENT_TYPE)
 
-    @app.middleware("http")
-    async def count(
-        request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        response = await call_next(request)
-        method = request.method if request.method in METHODS else "other"
-        metrics.requests.labels(method, _route(request), response.status_code).inc()
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        return response
-
+    app.add_middleware(Counted, metrics=metrics)
     return app
 
 
-def _route(request: Request) -> str:
+class Counted:
+    """Counts answers by method, route and status. A plain ASGI layer: it stands in no stream's
+    way.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._requests = metrics.requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and note how it was answered."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def note(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Content-Type-Options"] = "nosniff"
+                method = scope["method"] if scope["method"] in METHODS else "other"
+                self._requests.labels(method, _route(scope), message["status"]).inc()
+            await send(message)
+
+        await self._app(scope, receive, note)
+
+
+def _route(scope: Scope) -> str:
     """The route's template, never the path: users' ids are no labels."""
-    return str(getattr(request.scope.get("route"), "path_format", "none"))
+    return str(getattr(scope.get("route"), "path_format", "none"))

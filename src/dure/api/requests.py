@@ -18,6 +18,8 @@ from dure.text import shown
 
 JSON_BYTES_MAX: Final = 8 * 1024**2
 PIECE_TIMEOUT_S: Final = 30
+DECODED_AT_ONCE_BYTES: Final = 32 * 1024
+"""A larger body is decoded beside the event loop, which others wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,9 @@ class JsonBody:
     async def __call__(self, request: Request) -> Any:
         """The decoded body. Raises RefusedError: what is wrong with it."""
         body = await read_body(request, self.limit)
-        return await to_thread.run_sync(codec.decode, self.type, body)  # a large one takes its time
+        if len(body) <= DECODED_AT_ONCE_BYTES:
+            return codec.decode(self.type, body)
+        return await to_thread.run_sync(codec.decode, self.type, body)
 
 
 async def read_body(request: Request, limit: int) -> bytes:
