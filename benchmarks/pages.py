@@ -102,9 +102,8 @@ def main() -> None:
                     before = _job_at(connection, project, state, depth)
                     cursor = median_ms(lambda: by_cursor(connection, project, state, before))  # noqa: B023
                     offset = median_ms(lambda: by_offset(connection, project, state, depth))  # noqa: B023
-                    print(
-                        f"{who:<26}{depth:>10,}{cursor:>12.2f}{offset:>12.2f}{offset / cursor:>8.1f}"
-                    )
+                    times = f"{cursor:>12.2f}{offset:>12.2f}{offset / cursor:>8.1f}"
+                    print(f"{who:<26}{depth:>10,}{times}")
         database.close()
 
 

@@ -35,6 +35,7 @@ from dure.store.migrate import migrate
 from dure.store.secrets import Vault
 from dure.units import MS_PER_HOUR, MS_PER_S, UCREDIT_PER_CREDIT, instant_from_iso
 from dure.views import JobRequest, MemberRequest, Submission, TokenRequest, Upload
+from wire import Wire
 
 NOON = instant_from_iso("2026-11-23T12:00:00")
 DAY_MS = 24 * MS_PER_HOUR
@@ -91,6 +92,7 @@ class Nation:
         )
         self.app = create_app(self.service, Metrics(), Pulse())
         self.http = TestClient(self.app, raise_server_exceptions=False)
+        self._wire = Wire(self.app)
         self.http.__enter__()  # one event loop for all requests, not one for each
         tokens: list[str] = []
         access.first_administrator(self.service, tokens.append)
@@ -110,7 +112,7 @@ class Nation:
 
     @property
     def transport(self) -> httpx.BaseTransport:
-        return self.http._transport
+        return self._wire
 
     def tick(self) -> Report:
         """One control cycle; a plan that the linter faults fails the test."""

@@ -23,7 +23,7 @@ from dure.engines import EngineEnd
 from dure.people import TokenScope
 from nation import Nation, Site, spec, submit
 
-EXAMPLES = 3
+EXAMPLES = 2
 CHECKS = [
     not_a_server_error,
     content_type_conformance,
