@@ -178,9 +178,9 @@ def _settle(
         if (state := states.get(attempt.task)) is None:
             continue
         said = heard.get(attempt.cluster, never)
-        observed = observe(attempt, state, said, moment.settings, moment.now_ms)
         try:
             with connection.begin_nested():
+                observed = observe(attempt, state, said, moment.settings, moment.now_ms)
                 _keep_facts(connection, observed)
                 if observed.happened is not None:
                     task = jobs.task(connection, attempt.task)

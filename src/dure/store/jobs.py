@@ -386,13 +386,3 @@ def dependencies(connection: Connection, job: int) -> tuple[tuple[DependencyKind
         .order_by(jobs.c.id)
     )
     return tuple((DependencyKind(row.kind), row.id, State(row.state)) for row in rows)
-
-
-def running_of_jobs(connection: Connection, ids: Iterable[int]) -> dict[int, int]:
-    """How many tasks of each job have a live attempt."""
-    rows = connection.execute(
-        select(tasks.c.job, func.count())
-        .where(tasks.c.job.in_(sorted(set(ids))), tasks.c.state.in_(list(LIVE)))
-        .group_by(tasks.c.job)
-    )
-    return {row[0]: row[1] for row in rows}
