@@ -15,6 +15,8 @@ from dure.fleet import Pool
 from dure.jobs import Resources, Tier
 from dure.metering import Tariff
 from dure.policy import Rules
+from dure.scheduling.tuning import Tuning
+from dure.shares import Shares
 from dure.units import INT64_MAX
 
 NEVER_MS: Final = INT64_MAX
@@ -40,6 +42,14 @@ class Request:
     tier: Tier
     max_running: int | None = None
     """At most so many tasks of its job at a time."""
+    share: str = ""
+    """The leaf of the capacity tree that it runs on; empty: on nobody's guarantee."""
+    estimate_ms: int | None = None
+    """How long it is expected to run, from its like's history; None: as long as it may."""
+    waiting_since_ms: int = 0
+    """When it was queued first: what the bounded wait counts from, over all its attempts."""
+    recalls: int = 0
+    """How often its GPUs were called back so far."""
 
     @property
     def occupied_ms(self) -> int:
@@ -60,6 +70,18 @@ class Occupation:
     gpus: int
     allocation: str
     ends_ms: int
+    share: str = ""
+    guarantor: str | None = None
+    """The share under whose guarantee it runs; None: on GPUs that others lend or nobody is
+    promised, from where it can be called back."""
+    started_ms: int = 0
+    expected_ms: int | None = None
+    """When it is expected to end; None: at its limit."""
+    checkpoint_ms: int | None = None
+    """The instant of its last known checkpoint; None: it has told of none."""
+    recalled_ms: int | None = None
+    """When it was given notice that its GPUs are called back."""
+    recalls: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +107,15 @@ class AllocationState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a share has used of late: credit-ms, decayed by half each half-life up to `at_ms`."""
+
+    share: str
+    credit_ms: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class World:
     """One instant of the nation."""
 
@@ -95,6 +126,9 @@ class World:
     allocations: tuple[AllocationState, ...]
     rules: Rules
     tariff: Tariff
+    shares: Shares = Shares()
+    tuning: Tuning = Tuning()
+    usage: tuple[Usage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +143,25 @@ class Placement:
     hold: int
     """In the allocation's unit: what the whole walltime and grace would cost."""
     hold_gpu_ms: int
+    reason: Reason
+    guarantor: str | None = None
+    """The share under whose guarantee it starts; None: it borrows and can be called back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recall:
+    """A borrower is given notice: its nodes are for `for_task_id`, whose guarantee covers them.
+
+    The notice signal goes out at once; it has vacated its nodes at `vacates_ms` at the latest.
+    """
+
+    attempt_id: str
+    task_id: int
+    job_id: int
+    pool_id: str
+    for_task_id: int
+    for_share: str
+    vacates_ms: int
     reason: Reason
 
 
@@ -138,6 +191,7 @@ class Plan:
 
     placements: tuple[Placement, ...] = ()
     reservations: tuple[Reservation, ...] = ()
+    recalls: tuple[Recall, ...] = ()
     waits: tuple[Wait, ...] = ()
 
 
