@@ -1,0 +1,1 @@
+"""Recorded workloads, each read from the layout that it was published in."""
