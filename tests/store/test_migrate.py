@@ -11,12 +11,13 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect
 
 from dure.errors import RefusedError
-from dure.store import ledger_schema, schema
+from dure.store import ledger_schema, lending_schema, schema
 from dure.store.database import Database
 from dure.store.metadata import metadata
 from dure.store.migrate import migrate
 
 assert schema.acts.metadata is ledger_schema.journals.metadata is metadata
+assert lending_schema.lending.metadata is metadata
 
 
 @pytest.fixture

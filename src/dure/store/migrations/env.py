@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from alembic import context
 
-from dure.store import ledger_schema, schema
+from dure.store import ledger_schema, lending_schema, schema
 from dure.store.metadata import metadata
 
-assert schema.jobs.metadata is ledger_schema.journals.metadata is metadata
+for table in (schema.jobs, ledger_schema.journals, lending_schema.lending):
+    assert table.metadata is metadata
 
 context.configure(
     connection=context.config.attributes["connection"],
