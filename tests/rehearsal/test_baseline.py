@@ -1,0 +1,182 @@
+"""The published schedulers: digit for digit on real workloads, and against a plain simulation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dure.errors import RefusedError
+from dure.rehearsal.baseline import Baseline, Nodes, run
+from dure.rehearsal.traces import dure
+from dure.rehearsal.traces.trace import Rows, Trace, TraceJob, Within
+
+PUBLISHED = {
+    ("venus", "fifo"): ("16534.265", "10883.495"),
+    ("venus", "sjf"): ("6272.793", "622.022"),
+    ("venus", "qssf"): ("5895.810", "245.040"),
+    ("venus", "best-effort"): ("5902.403", "251.633"),
+    ("itp", "fifo"): ("112446.968", "93724.684"),
+    ("itp", "sjf"): ("40149.134", "21426.850"),
+    ("itp", "qssf"): ("52031.597", "33309.313"),
+    ("itp", "best-effort"): ("62631.655", "43909.371"),
+}
+"""Average completion and wait, as the simulators of Helios and Lucid print them."""
+
+
+@pytest.mark.parametrize(("name", "policy"), PUBLISHED)
+def test_averages_equal_the_published_simulators_to_every_digit(
+    traces: Path, name: str, policy: str
+) -> None:
+    folder = traces / name
+    trace = dure.read(folder, predictions=dure.csv_in(folder, "predicted_duration_s"))
+
+    summary = run(trace, Baseline(policy)).measures.summary({})
+
+    printed = f"{summary.avg_jct_s:.3f}", f"{summary.avg_wait_s:.3f}"
+    assert printed == PUBLISHED[name, policy]
+
+
+JOBS = st.lists(
+    st.tuples(
+        st.sampled_from(["a", "b"]),
+        st.integers(0, 12),
+        st.integers(0, 9),
+        st.integers(1, 24),
+        st.integers(-5, 9),
+    ),
+    max_size=25,
+)
+"""vc, submit_s, duration_s, gpus, predicted_s"""
+
+
+def trace_of(jobs: list[tuple[str, int, int, int, int]], within: Within = Within.OWN) -> Trace:
+    made = [
+        TraceJob(f"j{number}", vc, "u", submit, duration, gpus, "", predicted)
+        for number, (vc, submit, duration, gpus, predicted) in enumerate(jobs)
+    ]
+
+    def rows() -> Rows:
+        return iter(list(enumerate(made, 2)))
+
+    return Trace("jobs.csv", {"a": 3, "b": 2}, rows, within=within)
+
+
+KEYS = {
+    Baseline.FIFO: lambda _: 0,
+    Baseline.SJF: lambda job: job.duration_s,
+    Baseline.QSSF: lambda job: job.predicted_s * job.gpus,
+    Baseline.BEST_EFFORT: lambda _: 0,
+}
+
+
+def played_plainly(trace: Trace, vc: str, baseline: Baseline) -> list[int]:
+    """Starts in order of submission, second by second, over a list of free GPUs: slow and plain."""
+    jobs = [job for job in trace.jobs() if job.vc == vc]
+    free = [8] * trace.nodes[vc]
+    starts = [-1] * len(jobs)
+    held: list[dict[int, int]] = [{} for _ in jobs]
+    now = 0
+    while -1 in starts:
+        for number, job in enumerate(jobs):
+            if starts[number] + job.duration_s <= now and starts[number] >= 0:
+                for node, gpus in held[number].items():
+                    free[node] += gpus
+                held[number] = {}
+        waiting = [
+            number for number, job in enumerate(jobs) if starts[number] < 0 and job.submit_s <= now
+        ]
+        for number in sorted(waiting, key=lambda number: KEYS[baseline](jobs[number])):
+            placed = placed_plainly(free, jobs[number].gpus)
+            if placed is not None:
+                starts[number] = now
+                held[number] = placed
+                for node, gpus in placed.items():
+                    free[node] -= gpus
+            elif baseline is not Baseline.BEST_EFFORT:
+                break
+        now += 1
+    return starts
+
+
+def placed_plainly(free: list[int], gpus: int) -> dict[int, int] | None:
+    nodes = range(len(free))
+    if gpus <= 8:
+        fits = [node for node in nodes if free[node] >= gpus]
+        return {min(fits, key=lambda node: free[node]): gpus} if fits else None
+    sizes = [8] * (gpus // 8) + [gpus % 8] * (gpus % 8 > 0)
+    most_free = sorted(nodes, key=lambda node: -free[node])
+    if len(most_free) < len(sizes):
+        return None
+    placed = dict(zip(most_free, sizes, strict=False))
+    return placed if all(free[node] >= size for node, size in placed.items()) else None
+
+
+@given(JOBS, st.sampled_from(Baseline))
+def test_a_run_is_that_of_a_plain_simulation(
+    jobs: list[tuple[str, int, int, int, int]], baseline: Baseline
+) -> None:
+    # A job of no duration ends in the second it starts, which a simulation by seconds cannot show.
+    trace = trace_of([(vc, at, 1 + runs, gpus, guess) for vc, at, runs, gpus, guess in jobs])
+    summary = run(trace, baseline).measures.summary({})
+
+    for vc in trace.nodes:
+        submits = [job.submit_s for job in trace.jobs() if job.vc == vc]
+        starts = played_plainly(trace, vc, baseline)
+        wait = sum(starts) - sum(submits)
+        if starts:
+            assert summary.per_operator[vc].avg_wait_s == pytest.approx(wait / len(starts))
+
+
+@given(JOBS, st.sampled_from(Baseline))
+def test_every_job_ends_and_one_big_pool_serves_them_too(
+    jobs: list[tuple[str, int, int, int, int]], baseline: Baseline
+) -> None:
+    trace = trace_of(jobs)
+
+    for pooled in (False, True):
+        outcome = run(trace, baseline, pooled=pooled)
+        assert outcome.measures.summary({}).jobs == trace.count
+        assert outcome.digest == run(trace, baseline, pooled=pooled).digest
+
+
+@given(st.integers(1, 9), st.lists(st.integers(1, 40), max_size=20), st.randoms())
+def test_nodes_given_back_are_as_they_were(count: int, sizes: list[int], random: object) -> None:
+    nodes = Nodes(count, 8)
+    held = [taken for gpus in sizes if (taken := nodes.take(gpus)) is not None]
+    random.shuffle(held)  # type: ignore[attr-defined]
+    for taken in held:
+        nodes.give(taken)
+
+    assert nodes.take(8 * count) is not None
+    assert nodes.take(1) is None
+
+
+def test_a_gang_takes_whole_nodes_and_the_most_free_for_the_rest() -> None:
+    nodes = Nodes(3, 8)
+    small = nodes.take(2)
+    gang = nodes.take(12)
+
+    assert small is not None
+    assert small.node == 0
+    assert gang is not None
+    assert (gang.whole, gang.node, gang.gpus) == (0b010, 2, 4)
+    assert nodes.take(8) is None
+
+
+def test_a_job_that_nobody_predicted_is_named_to_qssf() -> None:
+    job = TraceJob("j-7", "a", "u", 0, 1, 1)
+    trace = Trace("jobs.csv", {"a": 1}, lambda: iter([(2, job)]))
+
+    with pytest.raises(RefusedError, match="predicted_s of job 'j-7' is missing"):
+        run(trace, Baseline.QSSF)
+
+
+def test_a_job_larger_than_its_vc_is_refused_rather_than_forgotten() -> None:
+    trace = trace_of([("b", 0, 1, 24, 1), ("b", 0, 1, 1, 1)], within=Within.ANY)
+
+    with pytest.raises(RefusedError, match="2 jobs of jobs[.]csv wait for ever"):
+        run(trace, Baseline.FIFO)
+    assert run(trace, Baseline.FIFO, pooled=True).measures.summary({}).jobs == 2
