@@ -8,16 +8,15 @@ sentence. The canonical JSON form is what a store keeps of each version.
 from __future__ import annotations
 
 import json
-import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import date
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from dure import tomltable
 from dure.errors import RefusedError
 from dure.fleet import (
     Cluster,
@@ -35,15 +34,15 @@ from dure.fleet import (
 from dure.metering import Season, Tariff
 from dure.policy import DataClass, Rule, Rules
 from dure.text import SLUG, check_name, check_slug, shown
-from dure.units import INT64_MAX, instant_from_iso
+from dure.tomltable import Table
 
 LOCAL_NODES_MAX: Final = 64
 """Of one cluster played on this machine."""
 
-FILE_BYTES_MAX: Final = 4 * 1024 * 1024
+REHEARSAL_KEYS: Final = ("fault", "policy", "rehearsal", "share", "workload")
+"""What of a file only `dure.rehearsal.scenario` reads."""
 
 _Built = TypeVar("_Built")
-_Text = TypeVar("_Text", bound=str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +83,44 @@ _ADAPTER: Final = TypeAdapter(Scenario)
 
 
 def load(path: Path) -> Scenario:
-    """Read a scenario from a TOML file.
+    """Read a scenario from a TOML file; what only rehearsals read is passed by.
 
     Raises:
         RefusedError: `bad-scenario`: the file cannot be read, or something in it is wrong; the
-            sentence names the file and the key.
+            sentence names the file, the line and the key.
+    """
+
+    def alone(top: Table) -> Scenario:
+        top.skip(*REHEARSAL_KEYS)
+        return read(top)
+
+    return read_file(path, alone)
+
+
+def read_file(path: Path, build: Callable[[Table], _Built], settings: Sequence[str] = ()) -> _Built:
+    """What `build` makes of a scenario's file, after `settings` (`policy.recalls_max=5`).
+
+    Raises:
+        RefusedError: `bad-scenario`, as `load`.
     """
     try:
-        return _Table("", _toml(path)).build(_read_scenario)
+        return tomltable.read(path, build, settings)
     except ValueError as wrong:
-        raise _bad(f"{path.name}: {wrong}.") from wrong
+        raise _bad(f"{wrong}.") from wrong
+
+
+def read(top: Table) -> Scenario:
+    """The scenario in the top table of its file.
+
+    Raises:
+        ValueError: something in it is wrong.
+    """
+    name = top.text("name")
+    fleet = _read_fleet(top)
+    rules = top.table("rules").build(lambda table: _read_rules(table, fleet))
+    tariff = top.table("tariff").build(lambda table: _read_tariff(table, fleet))
+    local = top.table("local").build(lambda table: _read_locals(table, fleet))
+    return Scenario(name=name, fleet=fleet, rules=rules, tariff=tariff, local=local)
 
 
 def find(name_or_path: str) -> Path:
@@ -146,22 +173,6 @@ def _folders() -> tuple[Path, ...]:
         for folder in (here.parent / "scenarios", here.parents[2] / "scenarios")
         if folder.is_dir()
     )
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(FILE_BYTES_MAX + 1)
-    except OSError as wrong:
-        raise ValueError(f"the file cannot be read: {wrong.strerror}") from wrong
-    if len(raw) > FILE_BYTES_MAX:
-        raise ValueError(f"the file is larger than {FILE_BYTES_MAX:,} bytes")
-    try:
-        return tomllib.loads(raw.decode())
-    except UnicodeDecodeError as wrong:
-        raise ValueError(f"the file is not UTF-8 at byte {wrong.start}") from wrong
-    except (ValueError, RecursionError) as wrong:
-        raise ValueError(f"the file is not TOML: {wrong}") from wrong
 
 
 # What refers to what: checked on the values, so that a scenario from the store is held to it too.
@@ -217,143 +228,10 @@ def _check_local(fleet: Fleet, local: tuple[LocalCluster, ...]) -> None:
             )
 
 
-class _AtPathError(ValueError):
-    """Something wrong whose sentence begins with its path in the file."""
-
-
-class _Table:
-    """One table of the file. Each key is read once, by its type; `build` refuses those left over.
-
-    `_path` leads from the top of the file to this table; in an array, a table goes by its id.
-    """
-
-    def __init__(self, path: str, data: Mapping[str, Any]) -> None:
-        self._path = path
-        self._left = dict(data)
-
-    def text(self, key: str) -> str:
-        text: str = self._value(key, str, "a text in quotes")
-        return text
-
-    def integer(self, key: str) -> int:
-        value: int = self._value(key, int, "a whole number")
-        if abs(value) > INT64_MAX:
-            raise self._error(key, "is beyond 64 bits; write a smaller number")
-        return value
-
-    def flag(self, key: str, *, default: bool) -> bool:
-        return bool(self._value(key, bool, "true or false")) if key in self._left else default
-
-    def one_of(self, key: str, known: Iterable[_Text]) -> _Text:
-        """A text that is one of those known."""
-        return self._known(key, self.text(key), known)
-
-    def texts(self, key: str) -> tuple[str, ...] | None:
-        """A list of texts, None when the key is not there."""
-        if key not in self._left:
-            return None
-        values: list[Any] = self._value(key, list, "a list of texts")
-        if not all(isinstance(value, str) for value in values):
-            raise self._error(key, f"is {shown(values)}; write a list of texts")
-        return tuple(values)
-
-    def some_of(self, key: str, known: Iterable[_Text]) -> tuple[_Text, ...] | None:
-        """A list of texts that are among those known, None when the key is not there."""
-        values = self.texts(key)
-        return None if values is None else tuple(self._known(key, v, known) for v in values)
-
-    def instant_ms(self, key: str) -> int:
-        """A date (midnight UTC) or date and time, as TOML's own or as a text in ISO 8601."""
-        value = self._value(key, (date, str), "a date such as 2026-11-23")
-        try:
-            return instant_from_iso(value if isinstance(value, str) else value.isoformat())
-        except (ValueError, OverflowError) as wrong:
-            sentence = f"is {shown(str(value))}; write a date such as 2026-11-23"
-            raise self._error(key, sentence) from wrong
-
-    def phases(self) -> tuple[PhaseStart, ...]:
-        """The dates of a wave, one key a phase, in the order of the phases."""
-        return tuple(
-            PhaseStart(phase, self.instant_ms(phase)) for phase in WavePhase if phase in self._left
-        )
-
-    def pairs(self, key: str) -> tuple[tuple[str, int], ...]:
-        """A table of whole numbers, in the order of its keys: the file's order means nothing."""
-        table = self.table(key)
-        return tuple((name, table.integer(name)) for name in sorted(table._left))  # noqa: SLF001 (our own class)
-
-    def table(self, key: str) -> _Table:
-        return _Table(self._at(key), self._value(key, dict, f"a table [{key}]"))
-
-    def tables(self, key: str, read: Callable[[_Table], _Built]) -> tuple[_Built, ...]:
-        """An array of tables, each read by `read`; empty when the key is not there."""
-        if key not in self._left:
-            return ()
-        rows = self._value(key, list, f"tables [[{key}]]")
-        built = []
-        for number, row in enumerate(rows, start=1):
-            if not isinstance(row, dict):
-                raise self._error(key, f"is {shown(rows)}; write tables [[{key}]]")
-            id_ = row.get("id")
-            label = id_ if isinstance(id_, str) and SLUG.match(id_) else str(number)
-            table = _Table(f"{self._at(key)}[{label}]", row)
-            built.append(table.build(read))
-        return tuple(built)
-
-    def build(self, read: Callable[[_Table], _Built]) -> _Built:
-        """What `read` makes of this table, all of whose keys must then be read.
-
-        Raises:
-            ValueError: the first thing wrong, with its path.
-        """
-        try:
-            built = read(self)
-        except _AtPathError:
-            raise
-        except ValueError as wrong:
-            raise _AtPathError(f"{self._path}: {wrong}" if self._path else str(wrong)) from wrong
-        for key in self._left:
-            raise self._error(key, "is not a known key here; take it out or correct its spelling")
-        return built
-
-    def _value(self, key: str, kind: type | tuple[type, ...], wanted: str) -> Any:
-        if key not in self._left:
-            raise self._error(key, f"is missing; write {wanted}")
-        value = self._left.pop(key)
-        # bool is an int to Python, and not to people.
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise self._error(key, f"is {shown(value)}; write {wanted}")
-        return value
-
-    def _known(self, key: str, value: str, known: Iterable[_Text]) -> _Text:
-        among = list(known)
-        for text in among:
-            if text == value:
-                return text
-        raise self._error(key, f"is {shown(value)}; write one of {', '.join(among) or 'none'}")
-
-    def _error(self, key: str, sentence: str) -> _AtPathError:
-        return _AtPathError(f"{self._at(key)} {sentence}")
-
-    def _at(self, key: str) -> str:
-        plain = key if SLUG.match(key.replace("_", "-")) else shown(key)
-        return f"{self._path}.{plain}" if self._path else plain
-
-
 # The shape of the file, from the top down.
 
 
-def _read_scenario(top: _Table) -> Scenario:
-    return Scenario(
-        name=top.text("name"),
-        fleet=_read_fleet(top),
-        rules=top.table("rules").build(_read_rules),
-        tariff=top.table("tariff").build(_read_tariff),
-        local=top.table("local").build(lambda local: local.tables("cluster", _read_local)),
-    )
-
-
-def _read_fleet(top: _Table) -> Fleet:
+def _read_fleet(top: Table) -> Fleet:
     """The file lists operators, clusters and pools flat, each naming the one it belongs to."""
     version = top.text("version")
     models = top.tables("model", _read_model)
@@ -377,11 +255,11 @@ def _read_fleet(top: _Table) -> Fleet:
     )
 
 
-def _read_model(table: _Table) -> GpuModel:
+def _read_model(table: Table) -> GpuModel:
     return GpuModel(table.text("id"), table.text("name"), table.integer("memory_gib"))
 
 
-def _read_cluster(table: _Table, operator_ids: list[str]) -> Cluster:
+def _read_cluster(table: Table, operator_ids: list[str]) -> Cluster:
     """A cluster without its pools yet."""
     return Cluster(
         id=table.text("id"),
@@ -391,7 +269,7 @@ def _read_cluster(table: _Table, operator_ids: list[str]) -> Cluster:
     )
 
 
-def _read_pool(table: _Table, clusters: Mapping[str, Cluster], model_ids: list[str]) -> Pool:
+def _read_pool(table: Table, clusters: Mapping[str, Cluster], model_ids: list[str]) -> Pool:
     cluster = clusters[table.one_of("cluster", clusters)]
     return Pool(
         id=table.text("id"),
@@ -410,16 +288,18 @@ def _read_pool(table: _Table, clusters: Mapping[str, Cluster], model_ids: list[s
     )
 
 
-def _read_wave(table: _Table) -> Wave:
+def _read_wave(table: Table) -> Wave:
     return Wave(
         id=table.text("id"),
         gpus=table.integer("gpus"),
         assumed=table.flag("assumed", default=False),
-        phases=table.phases(),
+        phases=tuple(
+            PhaseStart(phase, table.instant_ms(phase)) for phase in WavePhase if table.has(phase)
+        ),
     )
 
 
-def _read_share(table: _Table) -> Share:
+def _read_share(table: Table) -> Share:
     return Share(
         holder=table.text("holder"),
         gpus=table.integer("gpus"),
@@ -428,17 +308,19 @@ def _read_share(table: _Table) -> Share:
     )
 
 
-def _read_rules(table: _Table) -> Rules:
-    return Rules(
+def _read_rules(table: Table, fleet: Fleet) -> Rules:
+    rules = Rules(
         version=table.text("version"),
         data_classes=table.tables(
             "data_class", lambda row: DataClass(row.text("id"), row.text("name"))
         ),
         rules=table.tables("rule", _read_rule),
     )
+    _check_rules(fleet, rules)
+    return rules
 
 
-def _read_rule(table: _Table) -> Rule:
+def _read_rule(table: Table) -> Rule:
     return Rule(
         id=table.text("id"),
         data_classes=table.texts("data_classes") or (),
@@ -450,17 +332,19 @@ def _read_rule(table: _Table) -> Rule:
     )
 
 
-def _read_tariff(table: _Table) -> Tariff:
-    return Tariff(
+def _read_tariff(table: Table, fleet: Fleet) -> Tariff:
+    tariff = Tariff(
         version=table.text("version"),
         weights_milli=table.pairs("weights_milli"),
         tiers_milli=table.pairs("tiers_milli"),
         seasons=table.tables("season", _read_season),
         operator_prices_milli=table.pairs("operator_prices_milli"),
     )
+    _check_tariff(fleet, tariff)
+    return tariff
 
 
-def _read_season(table: _Table) -> Season:
+def _read_season(table: Table) -> Season:
     return Season(
         id=table.text("id"),
         starts_ms=table.instant_ms("starts"),
@@ -469,5 +353,11 @@ def _read_season(table: _Table) -> Season:
     )
 
 
-def _read_local(table: _Table) -> LocalCluster:
+def _read_locals(table: Table, fleet: Fleet) -> tuple[LocalCluster, ...]:
+    local = table.tables("cluster", _read_local)
+    _check_local(fleet, local)
+    return local
+
+
+def _read_local(table: Table) -> LocalCluster:
     return LocalCluster(table.text("id"), table.text("pool"), table.integer("nodes"))

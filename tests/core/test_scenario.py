@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from dure import scenario
+from dure import scenario, tomltable
 from dure.errors import RefusedError
 from dure.fleet import WavePhase, totals
 from dure.policy import allowed_pools
@@ -291,10 +291,38 @@ def test_a_mistake_is_answered_with_its_path_in_one_sentence(tmp_path, old, new,
 
     said = str(refused.value)
     assert refused.value.reason.code == "bad-scenario"
-    assert said.startswith("small.toml: ")
+    assert re.match(r"small\.toml(:\d+)?: ", said)
     assert sentence in said
     assert said.endswith(".")
     assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "stands_at"),
+    [
+        ("gpus = 16\ndel", "gpus = 0.5\ndel", "gpus = 0.5"),
+        ("gpus = 16\ndel", "gpu = 16\ndel", "[[pool.wave]]"),  # the table that lacks it
+        ('engine = "local"', 'engine = "x"', 'engine = "x"'),
+        ("h100 = 1_000", "h900 = 1_000", "[tariff]"),
+        ('id = "p1"', 'id = """\n1\n"""', "[[pool]]"),
+        ("memory_gib = 80", 'memory_gib = """\ngpus = 1\n"""', 'memory_gib = """'),
+        ('owners_allowed = ["op"]', "owners_allowed = [ # ]\n1]", "owners_allowed = [ # ]"),
+        ('"core data stays with op"', '"""\n[x]\ny = 1"""\n"s" = 3', '"s" = 3'),
+        ("nodes = 2", "nodes = 0", "[[local.cluster]]"),
+    ],
+)
+def test_a_mistake_is_answered_with_its_line(tmp_path, old, new, stands_at):
+    text = SMALL.replace(old, new, 1)
+    with pytest.raises(RefusedError) as refused:
+        read(tmp_path, text)
+
+    line = text[: text.index(stands_at)].count("\n") + 1
+    assert str(refused.value).startswith(f"small.toml:{line}: ")
+
+
+def test_an_unknown_key_is_answered_with_those_that_are_known(tmp_path):
+    with pytest.raises(RefusedError, match="known are engine, id, operator"):
+        read(tmp_path, SMALL.replace('engine = "local"', 'engine = "local"\nengin = 1'))
 
 
 @pytest.mark.parametrize(
@@ -304,7 +332,7 @@ def test_a_mistake_is_answered_with_its_path_in_one_sentence(tmp_path, old, new,
         (b"", "name is missing"),
         (b"x = " + b"[" * 100_000, "the file is not TOML"),
         (b"x = 1" + b"0" * 10_000, "the file is not TOML"),
-        (b"#" * (scenario.FILE_BYTES_MAX + 1), "the file is larger than 4,194,304 bytes"),
+        (b"#" * (tomltable.FILE_BYTES_MAX + 1), "the file is larger than 4,194,304 bytes"),
     ],
 )
 def test_what_is_no_scenario_file_at_all_is_refused(tmp_path, text, sentence):
@@ -313,7 +341,7 @@ def test_what_is_no_scenario_file_at_all_is_refused(tmp_path, text, sentence):
 
 
 def test_two_stand_ins_for_one_cluster_are_refused(tmp_path):
-    with pytest.raises(RefusedError, match="local names cluster c1 twice"):
+    with pytest.raises(RefusedError, match=r"cluster\[c1\]\.id is 'c1' for the second time"):
         read(tmp_path, SMALL + SMALL[SMALL.index("[[local.cluster]]") :])
 
 
