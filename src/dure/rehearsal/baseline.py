@@ -240,7 +240,7 @@ def run(trace: Trace, baseline: Baseline, *, pooled: bool = False) -> Outcome:
     if book.jobs < trace.count:
         raise RefusedError(
             "never-fits",
-            f"{trace.count - book.jobs} jobs of {trace.file} wait for ever behind one that is "
+            f"{trace.count - book.jobs} jobs wait for ever behind one that is "
             "larger than its VC; read the trace with jobs limited to their own VC.",
         )
     return Outcome(book.measures, book.hash.hexdigest())

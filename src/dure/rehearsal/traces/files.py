@@ -5,18 +5,22 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 from dure.rehearsal.traces.trace import BadRowError, Rows, TraceJob, bad_trace, parsed
 from dure.text import shown
 
-_GZIP = b"\x1f\x8b"
+_GZIP: Final = b"\x1f\x8b"
+_PIECE: Final = 1 << 20
+_ITEM_MAX: Final = 4 << 20
+_BETWEEN: Final = re.compile(r"[\s\[,]*")
 
 
 @contextmanager
@@ -120,6 +124,41 @@ def json_of(path: Path) -> Any:
             raise bad_trace(f"{path.name}: nested too deep for a trace.") from deep
 
 
+def json_items(path: Path) -> Iterator[tuple[int, Any]]:
+    """The items of a JSON array by the line on which each starts, read a piece at a time.
+
+    Raises:
+        RefusedError: `bad-trace`: the file cannot be read, or is no array; the sentence names the
+            line.
+    """
+    decode = json.JSONDecoder().raw_decode
+    line, rest, at = 1, "", 0
+    with opened(path) as text:
+        while len(rest) < _ITEM_MAX and (piece := text.read(_PIECE)):
+            rest, at = rest[at:] + piece, 0
+            while True:
+                start = _between(rest, at)
+                line += rest.count("\n", at, start)
+                at = start
+                try:
+                    item, end = decode(rest, start)
+                except ValueError:  # the item may go on in the next piece
+                    break
+                except RecursionError as deep:
+                    raise bad_trace(f"{path.name}:{line}: nested too deep for a trace.") from deep
+                yield line, item
+                line += rest.count("\n", start, end)
+                at = end
+    if rest[at:].strip() != "]":
+        raise bad_trace(f"{path.name}:{line}: not a JSON array of jobs; give the file whole.")
+
+
+def _between(text: str, at: int) -> int:
+    """Where the next item starts: past the bracket, commas and spaces."""
+    found = _BETWEEN.match(text, at)
+    return found.end() if found else at
+
+
 def nodes_of(path: Path) -> dict[str, int]:
     """`nodes.json`: how many nodes each VC has, as `{"vc": nodes}`.
 
@@ -137,6 +176,38 @@ def nodes_of(path: Path) -> dict[str, int]:
                 "right is a whole number, 1 to 10000000."
             )
     return nodes
+
+
+def nodes_beside(file: Path) -> dict[str, int]:
+    """`nodes.json` in a file's folder, for layouts that do not tell what nodes there were.
+
+    Raises:
+        RefusedError: `bad-trace`: it is missing or no such file.
+    """
+    beside = file.parent / "nodes.json"
+    if not beside.is_file():
+        raise bad_trace(
+            f"{file.name} does not say what nodes its VCs have; "
+            'put nodes.json beside it, such as {"vc1": 20}.'
+        )
+    return nodes_of(beside)
+
+
+def csvs_in(folder: Path) -> list[Path]:
+    """The CSV files of a folder by name, gzipped or not.
+
+    Raises:
+        RefusedError: `bad-trace`: there is none.
+    """
+    files = sorted(file for file in folder.glob("*") if file.name.endswith((".csv", ".csv.gz")))
+    if not files:
+        raise bad_trace(f"There is no CSV file in {folder}; a trace needs one.")
+    return files
+
+
+def stem(file: Path) -> str:
+    """A file's name without what follows the first dot."""
+    return file.name.split(".", 1)[0]
 
 
 def _line_of(path: Path, word: str) -> int:

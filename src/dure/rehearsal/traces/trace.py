@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from operator import attrgetter
 from typing import Final, NamedTuple, TypeVar
@@ -27,7 +28,8 @@ _Row = TypeVar("_Row")
 
 
 class TraceJob(NamedTuple):
-    """One recorded job. Seconds count from the trace's own zero; `duration_s` is how long it ran.
+    """One recorded job. Seconds count from the trace's own zero, or from 1970 where it has dates
+    (as they stand: publishers name no time zone); `duration_s` is how long it ran.
 
     A job of more GPUs than a node has is a gang: whole nodes, and one more for what is left over.
     """
@@ -79,40 +81,55 @@ class BadRows:
 
 
 class Trace:
-    """A recorded workload. Making one reads its file once, to count jobs, check every row and see
-    whether they are in order; `jobs` then streams it, or sorts it where it must.
+    """A recorded workload. Making one reads its files once, to count jobs, check every row and see
+    whether they are in order; `jobs` then streams them, or sorts them where it must.
+
+    `nodes` are those of each VC, `files` the rows of each file by its name.
+
+    Raises:
+        RefusedError: `bad-trace`: no row is a job.
     """
 
-    __slots__ = ("_limits", "_rows", "bad", "count", "file", "gpus_per_node", "in_order", "nodes")
+    __slots__ = (
+        "_files",
+        "_limits",
+        "bad",
+        "count",
+        "gpus_per_node",
+        "in_order",
+        "nodes",
+        "predict",
+    )
 
     def __init__(
         self,
-        file: str,
         nodes: Mapping[str, int],
-        rows: Callable[[], Rows],
+        files: Mapping[str, Callable[[], Rows]],
         *,
         gpus_per_node: int = GPUS_PER_NODE,
         within: Within = Within.OWN,
     ) -> None:
-        self.file = file
         self.nodes = dict(sorted(nodes.items()))
-        """Nodes by VC."""
         self.gpus_per_node = gpus_per_node
-        self.bad = BadRows()
-        self._rows = rows
+        self._files = files
         largest = max(nodes.values(), default=0)
         self._limits = {
             vc: gpus_per_node * (largest if within is Within.ANY else count)
-            for vc, count in nodes.items()
+            for vc, count in self.nodes.items()
         }
+        self.bad = BadRows()
         self.count = 0
         self.in_order = True
+        self.predict: Callable[[Iterator[TraceJob]], Iterator[TraceJob]] = iter
+        """Puts predictions into jobs as they pass."""
         self._scan()
 
     def jobs(self) -> Iterator[TraceJob]:
-        """The jobs in order of submission, equals as they stand in the file."""
+        """The jobs in order of submission, equals as they stand in the files."""
         stream = self._checked(BadRows())
-        return stream if self.in_order else iter(sorted(stream, key=attrgetter("submit_s")))
+        if not self.in_order:
+            stream = iter(sorted(stream, key=attrgetter("submit_s")))
+        return self.predict(stream)
 
     def gpus(self) -> dict[str, int]:
         """The GPUs of each VC."""
@@ -124,17 +141,20 @@ class Trace:
             self.count += 1
             self.in_order &= job.submit_s >= last_s
             last_s = job.submit_s
+        if not self.count:
+            first = f": {self.bad.examples[0]}" if self.bad else ""
+            raise bad_trace(f"{', '.join(self._files)}: no row of {len(self.bad)} is a job{first}.")
 
     def _checked(self, bad: BadRows) -> Iterator[TraceJob]:
         limits = self._limits
-        for line, row in self._rows():
-            if isinstance(row, TraceJob):
-                if 0 < row.gpus <= limits.get(row.vc, 0):
+        for file, rows in self._files.items():
+            for line, row in rows():
+                if isinstance(row, BadRowError):
+                    bad.note(f"{file}:{line}", row)
+                elif 0 < row.gpus <= limits.get(row.vc, 0):
                     yield row
                 else:
-                    bad.note(f"{self.file}:{line}", self._misfit(row))
-            else:
-                bad.note(f"{self.file}:{line}", row)
+                    bad.note(f"{file}:{line}", self._misfit(row))
 
     def _misfit(self, job: TraceJob) -> BadRowError:
         if job.gpus == 0:
@@ -197,6 +217,20 @@ def gpu_count(name: str, text: str) -> int:
             f"bad-{name}", f"{name} is {shown(text)}; right is a whole number, 1 or more"
         )
     return value
+
+
+def moment_s(name: str, text: object) -> int:
+    """A date and time, `2020-06-09 18:41:01`, as seconds since 1970.
+
+    Raises:
+        BadRowError: not one.
+    """
+    try:
+        return int(datetime.fromisoformat(str(text)).replace(tzinfo=UTC).timestamp())
+    except ValueError:
+        raise BadRowError(
+            f"bad-{name}", f"{name} is {shown(text)}; right is YYYY-MM-DD hh:mm:ss"
+        ) from None
 
 
 def _real(name: str, text: str) -> float:
