@@ -18,6 +18,7 @@ from dure.units import INT64_MAX, instant_from_iso
 FILE_BYTES_MAX: Final = 4 * 1024 * 1024
 
 _Built = TypeVar("_Built")
+_Else = TypeVar("_Else")
 _Text = TypeVar("_Text", bound=str)
 
 
@@ -49,7 +50,8 @@ def read(path: Path, build: Callable[[Table], _Built], settings: Sequence[str] =
         return Table("", data).build(build)
     except _AtSpotError as wrong:
         for spot, setting in set_at.items():
-            if wrong.spot[: len(spot)] == spot:
+            shared = min(len(spot), len(wrong.spot))
+            if shared and wrong.spot[:shared] == spot[:shared]:
                 raise ValueError(f"--set {setting}: {wrong}") from wrong
         line = line_of(wrong.spot, text)
         where = f"{path.name}:{line}" if line else path.name
@@ -88,21 +90,30 @@ class Table:
         text: str = self._value(key, str, "a text in quotes")
         return text
 
-    def integer(self, key: str, *, least: int | None = None) -> int:
+    def given(self, key: str, read: Callable[[str], _Built], default: _Else) -> _Built | _Else:
+        """What `read` makes of an optional key: `table.given("seed", table.integer, 0)`."""
+        return read(key) if self.has(key) else default
+
+    def integer(self, key: str) -> int:
         """A whole number of at most 64 bits."""
         value: int = self._value(key, int, "a whole number")
         if abs(value) > INT64_MAX:
             raise self.error(key, "is beyond 64 bits; write a smaller number")
-        if least is not None and value < least:
+        return value
+
+    def count(self, key: str, *, least: int = 1) -> int:
+        """A whole number that is at least 1, or as little as `least`."""
+        value = self.integer(key)
+        if value < least:
             raise self.error(key, f"is {value:,}; it must be at least {least:,}")
         return value
 
-    def number(self, key: str, *, above: float = 0.0) -> float:
-        """A finite number greater than `above`."""
-        value = float(self._value(key, (int, float), "a number"))
-        if not above < value < float("inf"):
-            raise self.error(key, f"is {value}; it must be a number above {above:g}")
-        return value
+    def number(self, key: str) -> float:
+        """A finite number above 0."""
+        value = self._value(key, (int, float), "a number above 0")
+        if not 0 < value <= INT64_MAX:
+            raise self.error(key, f"is {value}; write a number above 0")
+        return float(value)
 
     def flag(self, key: str, *, default: bool) -> bool:
         """True or false."""
@@ -130,10 +141,13 @@ class Table:
         """A date (midnight UTC) or date and time, as TOML's own or as a text in ISO 8601."""
         value = self._value(key, (date, str), "a date such as 2026-11-23")
         try:
-            return instant_from_iso(value if isinstance(value, str) else value.isoformat())
+            instant_ms = instant_from_iso(value if isinstance(value, str) else value.isoformat())
         except (ValueError, OverflowError) as wrong:
             sentence = f"is {shown(str(value))}; write a date such as 2026-11-23"
             raise self.error(key, sentence) from wrong
+        if instant_ms < 0:
+            raise self.error(key, f"is {value}; write a date from 1970 on")
+        return instant_ms
 
     def pairs(self, key: str) -> tuple[tuple[str, int], ...]:
         """A table of whole numbers, in the order of its keys."""

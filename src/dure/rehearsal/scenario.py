@@ -1,0 +1,447 @@
+"""What of a scenario's file is for rehearsals: the rest of the tree of shares, who submits what,
+what goes wrong, and the scheduler's dials.
+
+All of it stands in the file that also says what fleet there is; `dure up` passes it by. The span
+is a must, everything else may be left out. Docs: docs/reference/scenario.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from dure import scenario
+from dure.allocations import OrganisationKind
+from dure.fleet import Pool
+from dure.jobs import GPUS_PER_NODE_MAX, Tier
+from dure.policy import allowed_pools
+from dure.rehearsal.faults import Fault, NodeFailures, SiteOutage, SlowRecall, Span
+from dure.scenario import Scenario
+from dure.scheduling.tuning import Tuning
+from dure.shares import (
+    Guarantee,
+    Share,
+    ShareKind,
+    Shares,
+    cells,
+    changes_ms,
+    check_against,
+    path,
+    shares_of,
+)
+from dure.text import check_slug, shown
+from dure.tomltable import Table
+from dure.units import INSTANT_MS_MAX, MILLI
+
+JOBS_MAX: Final = 10_000_000
+PROJECTS_MAX: Final = 100_000
+_USUAL: Final = Tuning()
+
+
+class Like(StrEnum):
+    """Published workloads that a generator is fitted to (AcmeTrace's summary of them)."""
+
+    SEREN = "seren"
+    KALOS = "kalos"
+    PHILLY = "philly"
+    HELIOS = "helios"
+    PAI = "pai"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What all jobs of a workload have in common.
+
+    `share` is whose guarantee they run on, None where a trace's own virtual clusters say it;
+    `operator` whose jobs they are in reports, `group` the kind of organisation or empty. A job of
+    more than `gpus_per_node` GPUs takes whole nodes of so many. Users ask for `walltime_factor`
+    times what a job takes; None: for no limit. Jobs checkpoint every `checkpoint_every_s`; None:
+    never.
+    """
+
+    share: str | None
+    operator: str
+    group: str
+    data_class: str
+    tier: Tier
+    gpu_models: tuple[str, ...]
+    gpus_per_node: int
+    walltime_factor: float | None
+    checkpoint_every_s: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generated:
+    """Jobs that a generator makes up, like a published workload but for what is named here.
+
+    Either `load` or `jobs_per_day` is given: `load` is the GPU time that is asked for, as a part of
+    the share's guaranteed GPUs over time. With `projects`, jobs come from so many projects, each a
+    share of its own below the workload's.
+    """
+
+    id: str
+    terms: Terms
+    like: Like
+    gpus_max: int
+    gpus_mean: float | None = None
+    run_mean_s: float | None = None
+    run_median_s: float | None = None
+    load: float | None = None
+    jobs_per_day: float | None = None
+    projects: int = 0
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        """The shares that its jobs run on: its projects', or its own."""
+        share = self.terms.share or ""
+        return tuple(f"{share}.{self.id}-{n}" for n in range(1, self.projects + 1)) or (share,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """Jobs from a recorded workload: a folder or file that `dure.rehearsal.traces` can read."""
+
+    id: str
+    terms: Terms
+    path: Path
+
+
+Workload = Generated | Recorded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Which scheduler, with which dials."""
+
+    name: str = "dure"
+    tuning: Tuning = _USUAL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rehearsal:
+    """A scenario to be rehearsed: the nation, its whole tree of shares, and what happens in it.
+
+    Tables are written in steps of `step_s`; None: as the span's length suggests. More than
+    `jobs_max` jobs are a slip, not a rehearsal.
+    """
+
+    nation: Scenario
+    shares: Shares
+    span: Span
+    workloads: tuple[Workload, ...]
+    faults: tuple[Fault, ...]
+    policy: Policy
+    step_s: int | None = None
+    jobs_max: int = JOBS_MAX
+
+
+def load(file: Path, settings: Sequence[str] = ()) -> Rehearsal:
+    """Read a scenario with all that is for rehearsals; `settings` such as `policy.recalls_max=5` or
+    `workload.startups.load=0.9` come before what the file says.
+
+    Raises:
+        RefusedError: `bad-scenario`: something is wrong; the sentence names the file, the line and
+            the key, or the setting.
+    """
+    return scenario.read_file(file, partial(_read, folder=file.parent), settings)
+
+
+def offered_gpus(rehearsal: Rehearsal, workload: Generated) -> tuple[tuple[int, float], ...]:
+    """What a workload with a `load` asks for over time: (from_ms, GPUs busy with it on average).
+
+    The first instant is the span's start. Until the next, it is `load` times the GPUs that its
+    share, with all below it, is guaranteed then.
+    """
+    pools = rehearsal.nation.fleet.pools
+    span = rehearsal.span
+    changes = changes_ms(rehearsal.shares, pools)
+    instants = [span.starts_ms, *(at for at in changes if span.starts_ms < at < span.ends_ms)]
+    found: list[tuple[int, float]] = []
+    for at_ms in instants:
+        guaranteed = sum(
+            cell.gpus
+            for cell in cells(rehearsal.shares, pools, at_ms)
+            if workload.terms.share in path(rehearsal.shares, cell.share)
+        )
+        gpus = guaranteed * (workload.load or 0.0)
+        if not found or found[-1][1] != gpus:
+            found.append((at_ms, gpus))
+    return tuple(found)
+
+
+# ---- The shape of the sections, from the top down ------------------------------------------------
+
+
+def _read(top: Table, folder: Path) -> Rehearsal:
+    nation = scenario.read(top)
+    shares = _read_shares(top, nation)
+    span, step_s, jobs_max = top.table("rehearsal").build(_read_span)
+    there = _There(nation, shares, span, folder)
+    workloads = top.tables("workload", there.workload)
+    faults = top.tables("fault", there.fault)
+    policy = top.table("policy").build(_read_policy) if top.has("policy") else Policy()
+    return Rehearsal(
+        nation=nation,
+        shares=_with_projects(shares, workloads),
+        span=span,
+        workloads=workloads,
+        faults=faults,
+        policy=policy,
+        step_s=step_s,
+        jobs_max=jobs_max,
+    )
+
+
+def _read_span(table: Table) -> tuple[Span, int | None, int]:
+    span = Span(
+        starts_ms=table.instant_ms("starts"),
+        ends_ms=table.instant_ms("ends"),
+        seed=table.given("seed", table.integer, 0),
+    )
+    if span.ends_ms <= span.starts_ms:
+        raise table.error("ends", "is not after starts; write a later date")
+    step_s = table.given("step_s", table.count, None)
+    jobs_max = table.given("jobs_max", table.count, JOBS_MAX)
+    return span, step_s, jobs_max
+
+
+def _read_policy(table: Table) -> Policy:
+    name = table.given("name", table.text, "dure")
+    check_slug("policy name", name)
+    given = {
+        dial.name: table.count(dial.name, least=0)
+        for dial in fields(Tuning)
+        if table.has(dial.name)
+    }
+    return Policy(name=name, tuning=Tuning(**given))
+
+
+# ---- Shares --------------------------------------------------------------------------------------
+
+
+def _read_shares(top: Table, nation: Scenario) -> Shares:
+    """The holders of the pools, and what the file adds to them, in the file's order."""
+    roots = shares_of(nation.fleet)
+    check_against(roots, nation.fleet.pools)
+    known = dict(roots.by_id)
+
+    def add(table: Table) -> None:
+        share = _read_share(table, known, nation.fleet.pools)
+        known[share.id] = share
+        check_against(Shares(tuple(known.values())), nation.fleet.pools)
+
+    top.tables("share", add)
+    return Shares(tuple(known.values()))
+
+
+def _read_share(table: Table, known: Mapping[str, Share], pools: Sequence[Pool]) -> Share:
+    """A new share, or a holder of pools whose dials are turned."""
+    id_ = table.text("id")
+    share = known.get(id_)
+    if share is None:
+        parent = table.one_of("parent", known)
+        kind = table.given("kind", partial(table.one_of, known=ShareKind), ShareKind.PROGRAMME)
+        share = Share(id=id_, kind=kind, parent=parent)
+    guarantees = table.tables("guarantee", _read_guarantee)
+    if share.parent is not None and table.has("part_milli"):
+        part_milli = table.count("part_milli")
+        guarantees += _part(known[share.parent], part_milli, pools)
+    limit = table.given("limit_gpus", table.integer, share.limit_gpus)
+    weight = table.given("weight_milli", table.integer, share.weight_milli)
+    return replace(
+        share,
+        weight_milli=weight,
+        limit_gpus=limit,
+        guarantees=share.guarantees + guarantees,
+        may_lend=table.flag("may_lend", default=share.may_lend),
+        may_borrow=table.flag("may_borrow", default=share.may_borrow),
+    )
+
+
+def _read_guarantee(table: Table) -> Guarantee:
+    return Guarantee(
+        gpus=table.integer("gpus"),
+        pool=table.given("pool", table.text, None),
+        gpu_model=table.given("gpu_model", table.text, None),
+        starts_ms=table.given("starts", table.instant_ms, 0),
+        ends_ms=table.given("ends", table.instant_ms, INSTANT_MS_MAX),
+    )
+
+
+def _part(parent: Share, part_milli: int, pools: Sequence[Pool]) -> tuple[Guarantee, ...]:
+    """So many thousandths of each of a parent's guarantees, in whole nodes of a pool, rounded down
+    so that all parts together never exceed it.
+    """
+    node = {pool.id: pool.gpus_per_node for pool in pools}
+    parts = []
+    for guarantee in parent.guarantees:
+        unit = node.get(guarantee.pool or "", 1)
+        if gpus := guarantee.gpus * part_milli // (MILLI * unit) * unit:
+            parts.append(replace(guarantee, gpus=gpus))
+    return tuple(parts)
+
+
+def _with_projects(shares: Shares, workloads: Sequence[Workload]) -> Shares:
+    projects = [
+        Share(id=leaf, kind=ShareKind.PROJECT, parent=workload.terms.share)
+        for workload in workloads
+        if isinstance(workload, Generated) and workload.projects
+        for leaf in workload.leaves
+    ]
+    return Shares((*shares.shares, *projects))
+
+
+# ---- Workloads and faults ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _There:
+    """What workloads and faults may refer to."""
+
+    nation: Scenario
+    shares: Shares
+    span: Span
+    folder: Path
+
+    def workload(self, table: Table) -> Workload:
+        sources: dict[str, Callable[[Table, str], Workload]] = {
+            "generate": self._generated,
+            "trace": self._recorded,
+        }
+        id_ = table.text("id")
+        check_slug("workload id", id_)
+        return sources[table.one_of("source", sources)](table, id_)
+
+    def fault(self, table: Table) -> Fault:
+        kinds: dict[str, Callable[[Table, str], Fault]] = {
+            "node-failures": self._node_failures,
+            "site-outage": self._site_outage,
+            "slow-recall": self._slow_recall,
+        }
+        id_ = table.text("id")
+        check_slug("fault id", id_)
+        return kinds[table.one_of("kind", kinds)](table, id_)
+
+    def _generated(self, table: Table, id_: str) -> Generated:
+        if not table.has("share"):
+            raise table.error("share", "is missing; only a trace's own virtual clusters can say it")
+        workload = Generated(
+            id=id_,
+            terms=self._terms(table),
+            like=table.one_of("like", Like),
+            gpus_max=table.count("gpus_max"),
+            gpus_mean=table.given("gpus_mean", table.number, None),
+            run_mean_s=table.given("run_mean_s", table.number, None),
+            run_median_s=table.given("run_median_s", table.number, None),
+            load=table.given("load", table.number, None),
+            jobs_per_day=table.given("jobs_per_day", table.number, None),
+            projects=table.given("projects", table.count, 0),
+        )
+        self._check_generated(table, workload)
+        return workload
+
+    def _check_generated(self, table: Table, workload: Generated) -> None:
+        if (workload.load is None) == (workload.jobs_per_day is None):
+            raise ValueError("write either load or jobs_per_day")
+        if workload.projects > PROJECTS_MAX:
+            raise table.error("projects", f"is more than {PROJECTS_MAX:,}; write at most that")
+        if (workload.gpus_mean or 0) > workload.gpus_max:
+            raise table.error("gpus_mean", f"is above gpus_max, {workload.gpus_max:,}")
+        mean, median = workload.run_mean_s, workload.run_median_s
+        if mean is not None and median is not None and median > mean:
+            raise table.error(
+                "run_median_s", f"is above run_mean_s, {mean:g}; run times have a long tail"
+            )
+        self._check_size(table, workload)
+
+    def _check_size(self, table: Table, workload: Generated) -> None:
+        """The largest job must fit a pool that it may use, at some time."""
+        terms = workload.terms
+        slots = min(workload.gpus_max, terms.gpus_per_node)
+        known = [
+            pool
+            for pool in self.nation.fleet.pools
+            if pool.gpus_per_node >= slots
+            and (not terms.gpu_models or pool.gpu_model in terms.gpu_models)
+        ]
+        allowed, _ = allowed_pools(self.nation.rules, terms.data_class, known)
+        sizes = [(self._nodes_most(pool) * slots, pool.id) for pool in allowed]
+        gpus, pool_id = max(sizes, default=(0, ""))
+        if workload.gpus_max > gpus:
+            largest = f"pool {pool_id}, takes {gpus:,}" if gpus else "none, takes 0"
+            raise table.error(
+                "gpus_max",
+                f"is {workload.gpus_max:,}; the largest that may ever run it, {largest} at "
+                f"{slots} a node; write at most that",
+            )
+
+    def _nodes_most(self, pool: Pool) -> int:
+        """The most nodes that a pool has in service within the span."""
+        starts = (start.at_ms for wave in pool.waves for start in wave.phases)
+        within = (at for at in starts if self.span.starts_ms < at < self.span.ends_ms)
+        return max(pool.nodes_in_service(at) for at in (self.span.starts_ms, *within))
+
+    def _recorded(self, table: Table, id_: str) -> Recorded:
+        written = table.text("path")
+        found = self.folder / written
+        if not found.exists():
+            raise table.error(
+                "path",
+                f"is {shown(written)}, which is not there; write it from "
+                "the folder of the scenario's file",
+            )
+        return Recorded(id=id_, terms=self._terms(table), path=found)
+
+    def _terms(self, table: Table) -> Terms:
+        share = table.given("share", partial(table.one_of, known=self.shares.by_id), None)
+        root = path(self.shares, share)[-1] if share else ""
+        classes = [known.id for known in self.nation.rules.data_classes]
+        models = [model.id for model in self.nation.fleet.models]
+        per_node = table.given("gpus_per_node", table.count, 8)
+        if per_node > GPUS_PER_NODE_MAX:
+            raise table.error("gpus_per_node", f"is above {GPUS_PER_NODE_MAX:,}")
+        return Terms(
+            share=share,
+            operator=table.given("operator", table.text, root),
+            group=table.given("group", partial(table.one_of, known=OrganisationKind), ""),
+            data_class=table.one_of("data_class", classes),
+            tier=table.given("tier", partial(table.one_of, known=Tier), Tier.STANDARD),
+            gpu_models=table.some_of("gpu_models", models) or (),
+            gpus_per_node=per_node,
+            walltime_factor=table.given("walltime_factor", table.number, None),
+            checkpoint_every_s=table.given("checkpoint_every_s", table.count, None),
+        )
+
+    def _node_failures(self, table: Table, id_: str) -> NodeFailures:
+        return NodeFailures(
+            id=id_,
+            per_node_year=table.number("per_node_year"),
+            repair_s=table.count("repair_s"),
+            pools=table.some_of("pools", [pool.id for pool in self.nation.fleet.pools]) or (),
+        )
+
+    def _site_outage(self, table: Table, id_: str) -> SiteOutage:
+        cluster = table.one_of("cluster", self._clusters())
+        starts_ms, ends_ms = table.instant_ms("starts"), table.instant_ms("ends")
+        if ends_ms <= starts_ms:
+            raise table.error("ends", "is not after starts; write a later date")
+        return SiteOutage(id=id_, cluster=cluster, starts_ms=starts_ms, ends_ms=ends_ms)
+
+    def _slow_recall(self, table: Table, id_: str) -> SlowRecall:
+        """Without a window, it lasts for the whole rehearsal."""
+        cluster = table.one_of("cluster", self._clusters())
+        factor = table.number("factor")
+        starts_ms = table.given("starts", table.instant_ms, 0)
+        ends_ms = table.given("ends", table.instant_ms, INSTANT_MS_MAX)
+        if ends_ms <= starts_ms:
+            raise table.error("ends", "is not after starts; write a later date")
+        return SlowRecall(
+            id=id_, cluster=cluster, factor=factor, starts_ms=starts_ms, ends_ms=ends_ms
+        )
+
+    def _clusters(self) -> list[str]:
+        return [cluster.id for cluster in self.nation.fleet.clusters]
