@@ -140,6 +140,7 @@ def _run(config: ServerConfig, database: Database, told_to_stop: threading.Event
         settings=config.settings,
         up_since_ms=up_since_ms,
         new_attempt_id=new_attempt_id,
+        memory=service.memory,
     )
     loop = ControlLoop(control, scenario, now_ms, after)
     app = create_app(service, metrics, pulse)

@@ -223,6 +223,31 @@ class Statement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LendingLine:
+    """What one share lent another in one pool: sums over closed attempts.
+
+    An operator's share has the operator's id; below it, and below `national`, stand projects and
+    their capacity allocations: `national.fab-yield`.
+    """
+
+    lender: str
+    borrower: str
+    pool: str
+    gpu_model: str
+    attempts: int
+    gpu_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LendingStatement:
+    """What shares lent each other in [from_ms, until_ms), by the closing of attempts."""
+
+    from_ms: int
+    until_ms: int
+    lines: tuple[LendingLine, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Act:
     """What somebody did with a right that others lack; `token` is the id of the token they used.
 

@@ -42,6 +42,11 @@ class Metrics:
             registry=self.registry,
         )
         self.placed = Counter("dure_placements_total", "Attempts opened", registry=self.registry)
+        self.recalled = Counter(
+            "dure_recalls_total",
+            "Borrowers called back for those whose guarantee they ran on",
+            registry=self.registry,
+        )
         self.tasks = Gauge(
             "dure_tasks", "Tasks that have not ended", ["state"], registry=self.registry
         )
@@ -56,6 +61,7 @@ class Metrics:
         """Note a cycle."""
         self.cycle_s.observe(took_s)
         self.placed.inc(report.placed)
+        self.recalled.inc(report.recalled)
         self.stuck.set(len(report.stuck))
         for found in report.violations:
             self.violations.labels(found.code).inc()

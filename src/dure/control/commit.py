@@ -1,4 +1,4 @@
-"""Step 5: write a plan down, one placement at a time; what has gone stale is dropped."""
+"""Step 5: write a plan down, one placement or recall at a time; what has gone stale is dropped."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from sqlalchemy import Connection
 from dure import ledger, metering
 from dure.agent.wire import Wish
 from dure.allocations import Allocation, BudgetUnit
+from dure.control.loans import Loans, Terms
 from dure.control.snapshot import Moment
-from dure.control.transition import conclude
+from dure.control.transition import call_back, conclude
 from dure.errors import RefusedError
 from dure.jobs import occupied_ms
 from dure.life import Event, State, step
-from dure.scheduling.world import Placement, Wait
+from dure.scheduling.world import Placement, Recall, Wait
 from dure.store import attempts, events, jobs, projects
 from dure.store import ledger as ledger_store
 from dure.store.attempts import Attempt
@@ -27,6 +28,7 @@ def commit(
     connection: Connection,
     placements: Sequence[Placement],
     moment: Moment,
+    loans: Loans,
     new_attempt_id: Callable[[], str],
 ) -> int:
     """Open an attempt for each placement that still holds; how many did."""
@@ -39,17 +41,44 @@ def commit(
         try:
             with connection.begin_nested():
                 allocation = allocations[task.allocation]
-                attempt = _attempt(task, placement, allocation, moment, new_attempt_id())
+                terms = loans.terms(connection, placement)
+                attempt = _attempt(task, placement, allocation, moment, terms, new_attempt_id())
                 _open(connection, task, attempt, allocation, moment.now_ms)
         except RefusedError:
             continue  # the ledger has less left than the plan saw
+        loans.opened(attempt)
         moved.append(task.job)
     conclude(connection, moved, moment.now_ms)
     return len(moved)
 
 
+def give_notice(connection: Connection, recalls: Sequence[Recall], now_ms: int) -> int:
+    """Call back each borrower that still runs, and is still needed to leave; how many were.
+
+    One that was told to stop already, by a recall or otherwise, is not told again; a recall for a
+    task that has started elsewhere or was cancelled is dropped.
+    """
+    moved = []
+    for recall in recalls:
+        task = jobs.task(connection, recall.task_id)
+        attempt = attempts.attempt_of_task(connection, recall.task_id)
+        if attempt is None or attempt.id != recall.attempt_id or attempt.wish is Wish.STOP:
+            continue
+        if jobs.task(connection, recall.for_task_id).state is not State.QUEUED:
+            continue
+        call_back(connection, task, recall.reason, now_ms)
+        moved.append(task.job)
+    conclude(connection, moved, now_ms)
+    return len(moved)
+
+
 def _attempt(
-    task: Task, placement: Placement, allocation: Allocation, moment: Moment, attempt_id: str
+    task: Task,
+    placement: Placement,
+    allocation: Allocation,
+    moment: Moment,
+    terms: Terms,
+    attempt_id: str,
 ) -> Attempt:
     pool = moment.scenario.fleet.pool(placement.pool_id)
     return Attempt(
@@ -79,6 +108,9 @@ def _attempt(
         wish=Wish.RUN,
         intended_ms=moment.now_ms,
         lease_until_ms=moment.now_ms + moment.settings.lease_s * MS_PER_S,
+        share=terms.share,
+        guarantor=terms.guarantor,
+        lenders=terms.lenders,
     )
 
 

@@ -7,14 +7,16 @@ The scheduler in steps 3 and 4 is the very code that a rehearsal runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
 from dure.agent.wire import Wish
-from dure.control.commit import commit, keep_reasons
+from dure.control.commit import commit, give_notice, keep_reasons
+from dure.control.loans import Loans
+from dure.control.memory import Memory
 from dure.control.observe import Heard, Observed, observe
 from dure.control.snapshot import Moment, snapshot
 from dure.control.transition import Happened, advance, conclude
@@ -44,6 +46,7 @@ class Control:
     settings: Settings
     up_since_ms: int
     new_attempt_id: Callable[[], str]
+    memory: Memory = field(default_factory=Memory)
 
 
 def begin_anew(control: Control, now_ms: int) -> Control:
@@ -79,7 +82,9 @@ class Report:
     happened: int
     stuck: tuple[Stuck, ...]
     placed: int
+    recalled: int
     dropped: int
+    """Placements and recalls that had gone stale."""
     waiting: int
     violations: tuple[Violation, ...]
     overdue: int
@@ -94,6 +99,7 @@ def tick(control: Control, scenario: Scenario, now_ms: int) -> Report:
         up_since_ms=control.up_since_ms,
         scenario=scenario,
         settings=control.settings,
+        memory=control.memory,
     )
     # 1 observe: what the sites' latest reports, and their silence, mean for each open attempt
     with database.read() as connection:
@@ -117,12 +123,18 @@ def tick(control: Control, scenario: Scenario, now_ms: int) -> Report:
         plan = Plan()
     crash_point("cycle.planned", when=bool(plan.placements))
     # 5 commit: compare and set; what has gone stale is dropped
-    placed = 0
+    placed = recalled = 0
+    loans = Loans(world)
     for placements in _batches(plan.placements):
         with database.write() as connection:
-            placed += commit(connection, placements, moment, control.new_attempt_id)
+            placed += commit(connection, placements, moment, loans, control.new_attempt_id)
             crash_point("cycle.before-committed", when=placed > 0)
     crash_point("cycle.committed", when=placed > 0)
+    for recalls in _batches(plan.recalls):
+        with database.write() as connection:
+            recalled += give_notice(connection, recalls, now_ms)
+            crash_point("cycle.before-recalled", when=recalled > 0)
+    crash_point("cycle.recalled", when=recalled > 0)
     # 6 act: what each agent should now run is what was committed; it is told at its next sync.
     # What goes on past its time, or waits past it, is ended.
     with database.write() as connection:
@@ -136,7 +148,8 @@ def tick(control: Control, scenario: Scenario, now_ms: int) -> Report:
         happened=happened,
         stuck=tuple(stuck),
         placed=placed,
-        dropped=len(plan.placements) - placed,
+        recalled=recalled,
+        dropped=len(plan.placements) + len(plan.recalls) - placed - recalled,
         waiting=len(plan.waits),
         violations=found,
         overdue=overdue,
@@ -248,7 +261,7 @@ def _is_unstarted(attempt: Attempt, moment: Moment) -> bool:
 
 
 def _order_to_stop(connection: Connection, attempt: Attempt, now_ms: int) -> None:
-    attempts.change(connection, attempt.id, wish=Wish.STOP)
+    attempts.order_to_stop(connection, attempt, now_ms)
     happening = Happening(
         project=jobs.spec_of(connection, attempt.job).project,
         job=attempt.job,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sqlalchemy import Connection
 
 from dure.allocations import Allocation
+from dure.control.memory import Known, Memory
 from dure.engines import PoolReport
-from dure.fleet import Pool
+from dure.fleet import PhaseStart, Pool, Wave, WavePhase
 from dure.jobs import END_SLACK_S, JobSpec
 from dure.scenario import Scenario
 from dure.scheduling.world import NEVER_MS, AllocationState, Occupation, PoolState, Request, World
@@ -33,6 +34,11 @@ class Moment:
     up_since_ms: int
     scenario: Scenario
     settings: Settings
+    memory: Memory
+
+    def known(self, connection: Connection) -> Known:
+        """What is known of shares, run times and usage."""
+        return self.memory.known(connection, self.scenario, self.now_ms)
 
     def is_silent(self, site: Site) -> bool:
         """Whether a site, or its engine, has said nothing for too long.
@@ -46,10 +52,13 @@ class Moment:
 def snapshot(connection: Connection, moment: Moment) -> World:
     """The whole world, with the head of the queue."""
     waiting = jobs.queue(connection, moment.now_ms, moment.settings.queue_depth)
-    return world(connection, moment, [request(task) for task in waiting])
+    known = moment.known(connection)
+    return world(connection, moment, known, [asked_by(task) for task in waiting])
 
 
-def plan_only(connection: Connection, moment: Moment, allocation: Allocation) -> World:
+def plan_only(
+    connection: Connection, moment: Moment, known: Known, allocation: Allocation
+) -> World:
     """What can ever be: the plan's pools and one allocation, whatever runs or waits now."""
     return World(
         now_ms=moment.now_ms,
@@ -59,18 +68,22 @@ def plan_only(connection: Connection, moment: Moment, allocation: Allocation) ->
         allocations=(allocation_state(connection, allocation),),
         rules=moment.scenario.rules,
         tariff=moment.scenario.tariff,
+        shares=known.shares,
     )
 
 
 def world(
     connection: Connection,
     moment: Moment,
-    requests: Sequence[Request],
+    known: Known,
+    waiting: Sequence[Asked] = (),
     also: Collection[str] = (),
 ) -> World:
-    """The world with these requests, their allocations, and `also` some others by id."""
+    """The world with what waits, its allocations, and `also` some others by id."""
     reported = {site.cluster: site for site in sites.all_sites(connection)}
     open_attempts = attempts.open_attempts(connection)
+    live = jobs.live_tasks(connection)
+    requests = tuple(request(asked, known) for asked in waiting)
     names = {r.allocation for r in requests} | {a.allocation for a in open_attempts} | {*also}
     states = [
         _pool_state(pool, reported.get(pool.cluster_id), moment)
@@ -80,33 +93,56 @@ def world(
         now_ms=moment.now_ms,
         pools=tuple(state for state, _ in states),
         occupations=(
-            *(_occupation(a, moment.now_ms) for a in open_attempts),
+            *(_occupation(a, live[a.task], known, moment.now_ms) for a in open_attempts),
             *(occupation for _, offline in states for occupation in offline),
         ),
-        requests=tuple(requests),
+        requests=requests,
         allocations=tuple(
             allocation_state(connection, allocation)
             for allocation in projects.find_allocations(connection, ids=names)
         ),
         rules=moment.scenario.rules,
         tariff=moment.scenario.tariff,
+        shares=known.shares,
+        usage=known.usage,
     )
 
 
-def request(task: Task) -> Request:
-    """A queued task as the scheduler sees it."""
-    return request_for(task.spec, task.allocation, (task.id, task.job, task.index))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A task that wants a place, accepted already or only asked about; `key` is its task, job and
+    index.
+    """
+
+    spec: JobSpec
+    allocation: str
+    submitter: str
+    key: tuple[int, int, int]
+    queued_ms: int
+    recalls: int = 0
 
 
-def request_for(spec: JobSpec, allocation: str, key: tuple[int, int, int]) -> Request:
-    """What one task of such a job would ask for; `key` is its task, job and index."""
-    task, job, index = key
+def asked_by(task: Task) -> Asked:
+    """What a queued task asks for."""
+    return Asked(
+        spec=task.spec,
+        allocation=task.allocation,
+        submitter=task.submitter,
+        key=(task.id, task.job, task.index),
+        queued_ms=task.queued_ms,
+        recalls=task.recalls,
+    )
+
+
+def request(asked: Asked, known: Known) -> Request:
+    """A task as the scheduler sees it."""
+    spec, (task, job, index) = asked.spec, asked.key
     return Request(
         task_id=task,
         job_id=job,
         order=(job, index),
         project=spec.project,
-        allocation=allocation,
+        allocation=asked.allocation,
         resources=spec.resources,
         walltime_s=spec.walltime_s,
         grace_s=spec.grace_s + END_SLACK_S,
@@ -114,6 +150,10 @@ def request_for(spec: JobSpec, allocation: str, key: tuple[int, int, int]) -> Re
         data_class=spec.data_class,
         tier=spec.tier,
         max_running=spec.array.max_running if spec.array else None,
+        share=known.leaf(asked.allocation),
+        estimate_ms=known.estimate(spec, asked.submitter).median_ms,
+        waiting_since_ms=asked.queued_ms,
+        recalls=asked.recalls,
     )
 
 
@@ -137,7 +177,27 @@ def _pool_state(
         for node in nodes
         if offered[node] < pool.gpus_per_node
     )
-    return PoolState(pool=pool, nodes=nodes), offline
+    standing = _as_it_stands(pool, _nodes_there(site.report.pools, pool.id), planned)
+    return PoolState(pool=standing, nodes=nodes), offline
+
+
+def _as_it_stands(pool: Pool, nodes: int, planned: int) -> Pool:
+    """A pool whose site has fewer nodes, up or down, than the plan says: that many until it has
+    more. Guarantees are then cut to what there is; of nodes that do not exist nobody lends.
+    """
+    if not 0 < nodes < planned:
+        return pool
+    wave = Wave(
+        id="standing",
+        gpus=nodes * pool.gpus_per_node,
+        assumed=False,
+        phases=(PhaseStart(WavePhase.IN_SERVICE, 0),),
+    )
+    return replace(pool, waves=(wave,), shares=())
+
+
+def _nodes_there(reports: Sequence[PoolReport], pool_id: str) -> int:
+    return sum(len(report.nodes) for report in reports if report.pool_id == pool_id)
 
 
 def _gpus_by_node(reports: Sequence[PoolReport], pool_id: str) -> Mapping[int, int]:
@@ -164,13 +224,17 @@ def _offline(pool: Pool, node: int, slots: int) -> Occupation:
     )
 
 
-def _occupation(attempt: Attempt, now_ms: int) -> Occupation:
-    """An attempt may keep its GPUs for walltime and grace; one that is overdue, for a moment yet.
-
-    One that has not started yet may do so now at the earliest.
+def _occupation(attempt: Attempt, task: Task, known: Known, now_ms: int) -> Occupation:
+    """An attempt may keep its GPUs for walltime and grace, and once it was told to stop for the
+    grace; one that is overdue, for a moment yet. One that has not started may do so now at the
+    earliest.
     """
     begun_ms = attempt.started_ms if attempt.started_ms is not None else now_ms
     ends_ms = begun_ms + attempt.occupied_ms
+    if attempt.notice_ms is not None:
+        ends_ms = min(ends_ms, attempt.notice_ms + (task.spec.grace_s + END_SLACK_S) * MS_PER_S)
+    ends_ms = max(ends_ms, now_ms + 1)
+    estimate = known.estimate(task.spec, task.submitter)
     return Occupation(
         attempt_id=attempt.id,
         task_id=attempt.task,
@@ -180,5 +244,11 @@ def _occupation(attempt: Attempt, now_ms: int) -> Occupation:
         slots_per_node=attempt.slots_per_node,
         gpus=attempt.gpus,
         allocation=attempt.allocation,
-        ends_ms=max(ends_ms, now_ms + 1),
+        ends_ms=ends_ms,
+        share=known.in_tree(attempt.share) or "",
+        guarantor=known.in_tree(attempt.guarantor),
+        started_ms=begun_ms,
+        expected_ms=min(ends_ms, begun_ms + estimate.expected_ms(max(0, now_ms - begun_ms))),
+        recalled_ms=attempt.notice_ms,
+        recalls=task.recalls,
     )

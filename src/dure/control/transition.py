@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from dure import ledger, metering
-from dure.agent.wire import DETAIL_MAX, AttemptReport, Wish
+from dure.agent.wire import DETAIL_MAX, AttemptReport
 from dure.errors import Reason
 from dure.jobs import DependencyKind
 from dure.life import (
@@ -25,11 +25,12 @@ from dure.life import (
     step,
 )
 from dure.metering import Metered, Usage
-from dure.store import attempts, events, files, jobs, secrets
+from dure.store import attempts, events, files, jobs, lending, secrets
 from dure.store import ledger as ledger_store
 from dure.store.attempts import Attempt
 from dure.store.events import Happening
 from dure.store.jobs import Task, job_name
+from dure.store.lending import Ran
 from dure.units import MS_PER_S
 
 BACKOFF_S_MAX: Final = 300
@@ -78,11 +79,17 @@ def advance(connection: Connection, task: Task, happened: Happened, now_ms: int)
     )
     for effect in taken.effects:
         if attempt is not None and effect is Effect.STOP_ATTEMPT:
-            attempts.change(connection, attempt.id, wish=Wish.STOP)
+            attempts.order_to_stop(connection, attempt, now_ms)
         if attempt is not None and effect is Effect.CLOSE_ATTEMPT:
             assert taken.cause is not None
             close_attempt(connection, attempt, taken.cause, happened, now_ms)
     return taken.to
+
+
+def call_back(connection: Connection, task: Task, reason: Reason, now_ms: int) -> None:
+    """Give a task notice that its GPUs are called back; it counts as such from now on."""
+    advance(connection, task, Happened(event=Event.RECALL, reason=reason), now_ms)
+    jobs.count_recall(connection, task.id)
 
 
 def _task_values(task: Task, taken: Step, happened: Happened, now_ms: int) -> dict[str, object]:
@@ -98,6 +105,8 @@ def _task_values(task: Task, taken: Step, happened: Happened, now_ms: int) -> di
         values["checkpoint"] = report.checkpoint
     if taken.to is State.QUEUED and taken.cause is not None:
         values |= _requeue_values(task, taken.cause, happened.event, now_ms)
+    elif taken.to is State.QUEUED:
+        values["queued_ms"] = now_ms
     return values
 
 
@@ -118,7 +127,9 @@ def _requeue_values(task: Task, cause: EndCause, event: Event, now_ms: int) -> d
 def close_attempt(
     connection: Connection, attempt: Attempt, cause: EndCause, happened: Happened, now_ms: int
 ) -> None:
-    """Meter an attempt, post what it cost, free the rest of its hold and its GPUs."""
+    """Meter an attempt, post what it cost and what was lent to it, free the rest of its hold and
+    its GPUs.
+    """
     report = happened.report
     ended_ms = report.ended_ms if report else None
     started_ms = report.started_ms if report else None
@@ -130,13 +141,18 @@ def close_attempt(
     not_after_ms = max(now_ms, attempt.intended_ms)  # our own clock may have been set back
     metered = metering.assess(usage, attempt.hold_gpu_ms, attempt.intended_ms, not_after_ms)
     charge = _post(connection, attempt, cause, metered, now_ms)
+    started_ms = None if started_ms is None else possible_ms(attempt, started_ms, now_ms)
+    ended_ms = None if ended_ms is None else possible_ms(attempt, ended_ms, now_ms)
+    if started_ms is not None and ended_ms is not None:
+        ran = Ran(from_ms=started_ms, to_ms=ended_ms, gpu_ms=metered.gpu_ms)
+        lending.write(connection, attempt, ran, now_ms)
     attempts.change(
         connection,
         attempt.id,
         closed_ms=now_ms,
         cause=cause,
-        started_ms=None if started_ms is None else possible_ms(attempt, started_ms, now_ms),
-        ended_ms=None if ended_ms is None else possible_ms(attempt, ended_ms, now_ms),
+        started_ms=started_ms,
+        ended_ms=ended_ms,
         exit_code=report.exit_code if report else None,
         detail=report.detail if report else happened.reason.sentence,
         gpu_ms=metered.gpu_ms,

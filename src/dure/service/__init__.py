@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection
 
+from dure.control.memory import Memory
 from dure.control.snapshot import Moment
 from dure.scenario import Scenario
 from dure.settings import Settings
@@ -34,6 +35,7 @@ class Service:
     """Sixteen random hex digits."""
     wake: Callable[[], None]
     up_since_ms: int
+    memory: Memory = field(default_factory=Memory)
     _scenarios: dict[int, Scenario] = field(default_factory=dict)
 
     def scenario(self, connection: Connection) -> Scenario:
@@ -50,4 +52,5 @@ class Service:
             up_since_ms=self.up_since_ms,
             scenario=self.scenario(connection),
             settings=self.settings,
+            memory=self.memory,
         )

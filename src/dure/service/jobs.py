@@ -9,7 +9,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from dure.control.transition import Happened, advance, conclude
+from dure.control.transition import Happened, advance, call_back, conclude
 from dure.errors import NotFoundError, Reason, RefusedError
 from dure.life import TERMINAL, Event, State
 from dure.people import NATION, Action, Principal
@@ -196,7 +196,10 @@ def _move_all(
     assert number is not None
     found = jobs.tasks_of(connection, number, states)
     for task in found:
-        advance(connection, task, Happened(event=event, reason=reason), service.now_ms())
+        if event is Event.RECALL:
+            call_back(connection, task, reason, service.now_ms())
+        else:
+            advance(connection, task, Happened(event=event, reason=reason), service.now_ms())
     conclude(connection, [number], service.now_ms())
     service.wake()
     return bool(found)

@@ -256,7 +256,12 @@ def fleet(service: Service, at_ms: int | None) -> FleetTotals:
 def pools(service: Service) -> tuple[PoolView, ...]:
     """Pools as planned and as their sites report them now."""
     with service.database.read() as connection:
-        now = snapshot_world(connection, service.moment(connection), [])
+        moment = service.moment(connection)
+        now = snapshot_world(connection, moment, moment.known(connection))
+    planned = {
+        pool.id: pool.nodes_in_service(now.now_ms) * pool.gpus_per_node
+        for pool in moment.scenario.fleet.pools
+    }
     used: dict[str, int] = {}
     for occupation in now.occupations:
         used[occupation.pool_id] = used.get(occupation.pool_id, 0) + occupation.gpus
@@ -267,7 +272,7 @@ def pools(service: Service) -> tuple[PoolView, ...]:
             cluster=state.pool.cluster_id,
             gpu_model=state.pool.gpu_model,
             gpus_per_node=state.pool.gpus_per_node,
-            gpus_in_service=state.pool.nodes_in_service(now.now_ms) * state.pool.gpus_per_node,
+            gpus_in_service=planned[state.pool.id],
             nodes_up=len(state.nodes),
             gpus_up=len(state.nodes) * state.pool.gpus_per_node,
             gpus_used=used.get(state.pool.id, 0),

@@ -11,7 +11,8 @@ from sqlalchemy import Connection, insert, select
 
 from dure import codec
 from dure.allocations import Allocation
-from dure.control.snapshot import Moment, plan_only, request, request_for, world
+from dure.control.memory import Known
+from dure.control.snapshot import Asked, Moment, asked_by, plan_only, request, world
 from dure.control.transition import conclude, release
 from dure.errors import NotFoundError, Reason, RefusedError
 from dure.faults import crash_point
@@ -82,8 +83,18 @@ def plan(service: Service, principal: Principal, spec: JobSpec) -> Forecast:
         moment = service.moment(connection)
         allocation = _allocation(connection, spec, moment)
         waiting = jobs.queue(connection, moment.now_ms, service.settings.queue_depth)
-        now = world(connection, moment, [request(task) for task in waiting], [allocation.id])
-        return forecast(now, request_for(spec, allocation.id, _NEW))
+        known = moment.known(connection)
+        now = world(
+            connection, moment, known, [asked_by(task) for task in waiting], [allocation.id]
+        )
+        new = Asked(
+            spec=spec,
+            allocation=allocation.id,
+            submitter=principal.person,
+            key=_NEW,
+            queued_ms=moment.now_ms,
+        )
+        return forecast(now, request(new, known))
 
 
 # ---- accepting -----------------------------------------------------------------------------------
@@ -118,6 +129,7 @@ def _accept(
 ) -> list[int]:
     """Every job, in an order in which each comes after what it depends on; their numbers."""
     moment = service.moment(connection)
+    known = moment.known(connection)
     _check_room(connection, submission)
     numbers: dict[str, int] = {}
     accepted: dict[int, int] = {}
@@ -130,7 +142,7 @@ def _accept(
             submitter=principal.person,
             depends_on=_depends_on(connection, principal, asked.spec, numbers),
         )
-        _check_possible(connection, moment, new)
+        _check_possible(connection, moment, known, new)
         number = jobs.add_job(connection, new, moment.now_ms)
         secrets.keep(connection, service.vault, number, asked.secrets or {})
         reason = Reason("accepted", _accepted(new))
@@ -164,11 +176,18 @@ def _accepted(new: NewJob) -> str:
     return f"{what}; waits for {after}"
 
 
-def _check_possible(connection: Connection, moment: Moment, new: NewJob) -> None:
+def _check_possible(connection: Connection, moment: Moment, known: Known, new: NewJob) -> None:
     """Refuse now what could never run, with the scheduler's own reason."""
     allocation = projects.find_allocations(connection, ids=[new.allocation])[0]
-    possible = plan_only(connection, moment, allocation)
-    never = refusal(possible, request_for(new.spec, new.allocation, _NEW))
+    possible = plan_only(connection, moment, known, allocation)
+    asked = Asked(
+        spec=new.spec,
+        allocation=new.allocation,
+        submitter=new.submitter,
+        key=_NEW,
+        queued_ms=moment.now_ms,
+    )
+    never = refusal(possible, request(asked, known))
     if never is not None:
         raise RefusedError(never.code, f"{new.spec.name}: {never.sentence}", status=422)
 

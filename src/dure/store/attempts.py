@@ -13,12 +13,15 @@ from dure.agent.wire import Manifest, Wish
 from dure.allocations import BudgetUnit
 from dure.errors import Reason
 from dure.ledger import CLOSE_PREFIX
+from dure.lending import Lent
 from dure.life import CHARGED, EndCause
 from dure.metering import Factors
 from dure.store.jobs import job_name
 from dure.store.ledger_schema import journals
 from dure.store.schema import allocations, attempts, jobs, manifests, tasks
 from dure.views import AttemptView, StatementLine, UsageLine
+
+_LENDERS: Final = codec.adapter(tuple[Lent, ...])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +48,13 @@ class Attempt:
     wish: Wish
     intended_ms: int
     lease_until_ms: int
+    share: str = ""
+    """The share that it runs for; empty: none was known."""
+    guarantor: str | None = None
+    """The share under whose guarantee it runs; None: it borrows, from its lenders if any."""
+    lenders: tuple[Lent, ...] = ()
+    notice_ms: int | None = None
+    """When it was first told to stop."""
     engine_id: str | None = None
     started_ms: int | None = None
     missing_since_ms: int | None = None
@@ -80,6 +90,9 @@ def open_attempt(connection: Connection, attempt: Attempt) -> None:
             wish=attempt.wish,
             intended_ms=attempt.intended_ms,
             lease_until_ms=attempt.lease_until_ms,
+            share=attempt.share,
+            guarantor=attempt.guarantor,
+            lenders=_LENDERS.dump_python(attempt.lenders, mode="json"),
         )
     )
 
@@ -91,6 +104,12 @@ def change(connection: Connection, attempt: str, **values: Any) -> None:
         .where(attempts.c.id == attempt, attempts.c.closed_ms.is_(None))
         .values(**values)
     )
+
+
+def order_to_stop(connection: Connection, attempt: Attempt, now_ms: int) -> None:
+    """Wish an open attempt to end. The first notice counts: its grace runs from then."""
+    notice_ms = now_ms if attempt.notice_ms is None else attempt.notice_ms
+    change(connection, attempt.id, wish=Wish.STOP, notice_ms=notice_ms)
 
 
 def refund(connection: Connection, attempt: str, reason: str) -> None:
@@ -136,6 +155,10 @@ def _attempt(row: Row[tuple[object, ...]]) -> Attempt:
         wish=Wish(row.wish),
         intended_ms=row.intended_ms,
         lease_until_ms=row.lease_until_ms,
+        share=row.share or "",
+        guarantor=row.guarantor,
+        lenders=_LENDERS.validate_python(row.lenders) if row.lenders else (),
+        notice_ms=row.notice_ms,
         engine_id=row.engine_id,
         started_ms=row.started_ms,
         missing_since_ms=row.missing_since_ms,

@@ -48,6 +48,11 @@ class Task:
     platform_retries_left: int
     reason: Reason | None
     checkpoint: str | None
+    submitter: str
+    queued_ms: int
+    """When it was queued first."""
+    recalls: int
+    """How often its GPUs were called back."""
     spec: JobSpec
 
 
@@ -74,8 +79,8 @@ def job_name(number: int) -> str:
 
 
 @lru_cache(maxsize=10_000)
-def _spec(_job: int, document: str) -> JobSpec:
-    """A job's spec never changes, so that it is decoded once."""
+def read_spec(_job: int, document: str) -> JobSpec:
+    """A job's spec as it was kept. It never changes, so that it is decoded once."""
     return codec.read(JobSpec, document)
 
 
@@ -110,6 +115,7 @@ def add_job(connection: Connection, new: NewJob, now_ms: int) -> int:
                 "state": state,
                 "retries_left": spec.retries,
                 "platform_retries_left": PLATFORM_RETRIES,
+                "queued_ms": now_ms,
             }
             for index in spec.indices
         ],
@@ -127,6 +133,11 @@ def move_task(connection: Connection, task: Task, to: State, **values: object) -
         .values(state=to, **values)
     )
     return done.rowcount == 1
+
+
+def count_recall(connection: Connection, task: int) -> None:
+    """Its GPUs were called back once more."""
+    connection.execute(update(tasks).where(tasks.c.id == task).values(recalls=tasks.c.recalls + 1))
 
 
 def set_reason(connection: Connection, task: int, reason: Reason) -> None:
@@ -161,7 +172,9 @@ def counts(connection: Connection, job: int) -> dict[State, int]:
     return {State(state): count for state, count in sorted(rows)}
 
 
-_TASK: Final = select(tasks, jobs.c.project, jobs.c.allocation, jobs.c.spec).join_from(tasks, jobs)
+_TASK: Final = select(
+    tasks, jobs.c.project, jobs.c.allocation, jobs.c.submitter, jobs.c.spec
+).join_from(tasks, jobs)
 
 
 def _task(row: Row[tuple[object, ...]]) -> Task:
@@ -178,7 +191,10 @@ def _task(row: Row[tuple[object, ...]]) -> Task:
         platform_retries_left=row.platform_retries_left,
         reason=reason,
         checkpoint=row.checkpoint,
-        spec=_spec(row.job, row.spec),
+        submitter=row.submitter,
+        queued_ms=row.queued_ms,
+        recalls=row.recalls,
+        spec=read_spec(row.job, row.spec),
     )
 
 
@@ -278,6 +294,12 @@ def live_states(connection: Connection) -> dict[int, State]:
     return {row.id: State(row.state) for row in rows}
 
 
+def live_tasks(connection: Connection) -> dict[int, Task]:
+    """All tasks with a live attempt, by row id."""
+    rows = connection.execute(_TASK.where(tasks.c.state.in_(list(LIVE))))
+    return {row.id: _task(row) for row in rows}
+
+
 def state_counts(connection: Connection) -> dict[State, int]:
     """Tasks that have not ended, by state."""
     open_states = [state for state in State if state not in TERMINAL]
@@ -297,7 +319,9 @@ def summary(connection: Connection, job: int) -> JobSummary | None:
 
 def spec_of(connection: Connection, job: int) -> JobSpec:
     """What a job asked for."""
-    return _spec(job, connection.execute(select(jobs.c.spec).where(jobs.c.id == job)).scalar_one())
+    return read_spec(
+        job, connection.execute(select(jobs.c.spec).where(jobs.c.id == job)).scalar_one()
+    )
 
 
 def whys(connection: Connection, job: int) -> tuple[TaskWhy, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, func, insert, select
 
 from dure.allocations import Allocation, AllocationKind, Organisation, OrganisationKind, Project
 from dure.errors import NotFoundError, RefusedError
@@ -124,6 +124,19 @@ def find_allocations(
         )
         for row in connection.execute(query)
     )
+
+
+def count_allocations(connection: Connection) -> int:
+    """How many allocations there are. They are never changed nor removed, so that an equal count
+    means that nothing is new.
+    """
+    return int(connection.execute(select(func.count()).select_from(allocations)).scalar_one())
+
+
+def organisations_of_projects(connection: Connection) -> dict[str, str]:
+    """Whose each project is: organisation by project."""
+    rows = connection.execute(select(projects.c.id, projects.c.organisation))
+    return {row.id: row.organisation for row in rows}
 
 
 def allocation_view(connection: Connection, allocation: Allocation) -> AllocationView:

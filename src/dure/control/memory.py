@@ -1,0 +1,168 @@
+"""What the control plane derives from its store and keeps between cycles: the tree of shares, how
+long like jobs run, what each share has used of late.
+
+Nothing here is the truth: a process that starts anew reads it from the store again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import exp2
+from threading import Lock
+from types import MappingProxyType
+from typing import Final
+
+import structlog
+from sqlalchemy import Connection
+
+from dure.allocations import Allocation
+from dure.jobs import JobSpec
+from dure.scenario import Scenario
+from dure.scheduling.estimate import Estimate, Estimator, Like
+from dure.scheduling.tuning import Tuning
+from dure.scheduling.world import Usage
+from dure.shares import NATIONAL, Awards, ShareKind, Shares, leaf_of, shares_of, with_allocations
+from dure.store import projects, runs
+from dure.store.runs import Run
+from dure.units import INSTANT_MS_MAX, MS_PER_S
+
+RUNS_MAX: Final = 20_000
+"""Of the past, as many runs are read at a start: weeks of a nation's, and seconds of ours."""
+
+_LOG = structlog.get_logger("dure.control")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What a snapshot needs besides the present."""
+
+    shares: Shares
+    leaves: Mapping[str, str]
+    """The share that each allocation's jobs run on."""
+    usage: tuple[Usage, ...]
+    estimator: Estimator
+
+    def leaf(self, allocation: str) -> str:
+        """The share of an allocation's jobs; empty for one that has none."""
+        return self.leaves.get(allocation, "")
+
+    def in_tree(self, share: str | None) -> str | None:
+        """That share, unless the tree no longer has it."""
+        return share if share in self.shares.by_id else None
+
+    def estimate(self, spec: JobSpec, submitter: str) -> Estimate:
+        """How long a task of such a job will run."""
+        like = Like(spec.project, submitter, spec.name, spec.resources.gpus)
+        return self.estimator.estimate(like, spec.walltime_s * MS_PER_S)
+
+
+class Memory:
+    """One for a control plane; its threads share it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._tree = _Tree()
+        self._history = _History()
+
+    def known(self, connection: Connection, scenario: Scenario, now_ms: int) -> Known:
+        """Catch up with the store, and say what is known now."""
+        with self._lock:
+            self._history.catch_up(connection)
+            shares, leaves = self._tree.at(connection, scenario, now_ms)
+            return Known(
+                shares=shares,
+                leaves=leaves,
+                usage=self._history.usage(now_ms),
+                estimator=self._history.estimator,
+            )
+
+
+def root_of(organisation: str, roots: Shares) -> str:
+    """The root below which an organisation's projects stand: an organisation that bears the id of
+    an owner's share is that owner, all others are served by the national programme.
+    """
+    share = roots.by_id.get(organisation)
+    return organisation if share is not None and share.kind is ShareKind.OWNER else NATIONAL
+
+
+class _Tree:
+    """The scenario's shares, with those of all allocations that have not ended."""
+
+    def __init__(self) -> None:
+        self._scenario: Scenario | None = None
+        self._allocations = -1
+        self._holds_ms = (0, 0)
+        self._found: tuple[Shares, Mapping[str, str]] = (Shares(), {})
+
+    def at(
+        self, connection: Connection, scenario: Scenario, now_ms: int
+    ) -> tuple[Shares, Mapping[str, str]]:
+        """The tree, and each allocation's leaf. Made anew only when something has changed."""
+        allocations = projects.count_allocations(connection)
+        changed = scenario is not self._scenario or allocations != self._allocations
+        if changed or not self._holds_ms[0] <= now_ms < self._holds_ms[1]:
+            self._build(connection, scenario, now_ms)
+            self._scenario, self._allocations = scenario, allocations
+        return self._found
+
+    def _build(self, connection: Connection, scenario: Scenario, now_ms: int) -> None:
+        roots = shares_of(scenario.fleet)
+        organisations = projects.organisations_of_projects(connection)
+        priced = {model for model, _ in scenario.tariff.weights_milli}
+        by_root: dict[str, list[Allocation]] = {}
+        ends_ms = INSTANT_MS_MAX
+        for one in projects.find_allocations(connection):
+            ends_ms = min([ends_ms, *(at for at in (one.starts_ms, one.ends_ms) if at > now_ms)])
+            if one.ends_ms > now_ms and (one.gpu_model is None or one.gpu_model in priced):
+                root = root_of(organisations[one.project], roots)
+                by_root.setdefault(root, []).append(one)
+        tree = roots
+        leaves: dict[str, str] = {}
+        for root, held in sorted(by_root.items()):
+            awards = Awards(
+                allocations=tuple(held), pools=scenario.fleet.pools, tariff=scenario.tariff
+            )
+            tree, short = with_allocations(tree, awards, now_ms, root)
+            leaves |= {one.id: leaf_of(one, root) for one in held}
+            for cut in short:
+                _LOG.warning("guarantee-cut", allocation=cut.allocation, gpus=cut.gpus)
+        self._found = (tree, MappingProxyType(leaves))
+        self._holds_ms = (now_ms, ends_ms)
+
+
+class _History:
+    """Ended attempts, in the order of their journals."""
+
+    def __init__(self) -> None:
+        self.estimator = Estimator()
+        self._half_life_ms = Tuning().half_life_s * MS_PER_S
+        self._used: dict[str, tuple[float, int]] = {}
+        self._seq = 0
+
+    def catch_up(self, connection: Connection) -> None:
+        """Take in what has ended since."""
+        for run in runs.recent_runs(connection, self._seq, RUNS_MAX):
+            self._seq = run.seq
+            if run.whole:
+                like = Like(run.project, run.user, run.name, run.gpus)
+                foretold = self.estimator.estimate(like, run.walltime_ms)
+                self.estimator.observe(like, run.ran_ms, foretold)
+            self._charge(run)
+
+    def _charge(self, run: Run) -> None:
+        used = self._decayed(run.share, run.closed_ms) + run.credit_ms
+        self._used[run.share] = (used, run.closed_ms)
+
+    def _decayed(self, share: str, now_ms: int) -> float:
+        used, at_ms = self._used.get(share, (0.0, now_ms))
+        halvings = max(0, now_ms - at_ms) / self._half_life_ms
+        return used * exp2(-halvings)
+
+    def usage(self, now_ms: int) -> tuple[Usage, ...]:
+        """What each share's ended attempts used; what still runs is for who sees it run."""
+        return tuple(
+            Usage(share=share, credit_ms=credit_ms, at_ms=now_ms)
+            for share in sorted(self._used)
+            if (credit_ms := round(self._decayed(share, now_ms))) and share
+        )
