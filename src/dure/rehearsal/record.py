@@ -12,6 +12,9 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from dure.rehearsal.workload import Kind
 
+SITE_OUTAGE: Final = "site-outage"
+"""The kind of fault that takes a whole site away."""
+
 OWN: Final = "own"
 """The borrower's name where an owner's GPUs serve the owner."""
 

@@ -1,0 +1,195 @@
+"""How figures look: quiet, alike, legible on light and on dark paper.
+
+Colours are Paul Tol's "bright" and "muted" schemes (SRON/EPS/TN/09-002), told apart by people with
+any colour vision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from html import escape
+from typing import Any, Final
+
+import plotly.graph_objects as go
+import polars as pl
+
+from dure.rehearsal.record import OWN, SITE_OUTAGE
+from dure.rehearsal.runs import Run
+from dure.units import MS_PER_S
+
+COLOURS: Final = (
+    "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#44aa99", "#999933",
+    "#cc6677", "#88ccee",
+)  # fmt: skip
+GREY: Final = "#9aa3ab"
+LINE: Final = "rgba(128,136,144,0.22)"
+GOOD: Final = "#228833"
+BAD: Final = "#cc5566"
+
+SHOWN_MAX: Final = len(COLOURS)
+"""Names that a plot tells apart; the smallest beyond that are shown as one."""
+OTHERS: Final = "others"
+
+DAY_MS: Final = 86_400_000
+
+WAITS_S: Final = {1: "≤ 1 s", 10: "10 s", 60: "1 min", 600: "10 min", 3_600: "1 h",
+                  21_600: "6 h", 86_400: "1 day", 604_800: "1 week", 2_592_000: "30 days",
+                  31_536_000: "1 year"}  # fmt: skip
+"""Marks on an axis of waits, which is logarithmic: they reach from seconds to weeks."""
+
+
+def figure(height: int = 380, **layout: Any) -> go.Figure:
+    """An empty figure in the report's manner."""
+    axis = {"gridcolor": LINE, "zerolinecolor": LINE, "linecolor": LINE, "automargin": True}
+    made = go.Figure()
+    made.update_layout(
+        height=height,
+        margin={"l": 10, "r": 16, "t": 34, "b": 10},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "inherit", "size": 13},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
+        hoverlabel={"bordercolor": LINE},
+        template=None,
+    )
+    made.update_xaxes(**axis)
+    made.update_yaxes(**axis)
+    made.update_layout(**layout)
+    return made
+
+
+def colours(names: Iterable[str]) -> Mapping[str, str]:
+    """A colour for each name, by its place in the alphabet; `OTHERS` and `OWN` are grey."""
+    known = sorted(set(names) - {OTHERS, OWN})
+    picked = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(known)}
+    return picked | {OTHERS: GREY, OWN: GREY}
+
+
+def label(name: str) -> str:
+    """A name as plotly may get it, which reads some HTML."""
+    return escape(name)
+
+
+def lump(frame: pl.DataFrame, column: str, value: str) -> pl.DataFrame:
+    """The smallest names of `column` become `OTHERS`, where too many are there to be told apart."""
+    sizes = frame.group_by(column).agg(pl.col(value).sum()).sort(value, column, descending=True)
+    if len(sizes) <= SHOWN_MAX:
+        return frame
+    kept = sizes[column].head(SHOWN_MAX - 1).to_list()
+    return frame.with_columns(
+        pl.when(pl.col(column).is_in(kept)).then(pl.col(column)).otherwise(pl.lit(OTHERS))
+    )
+
+
+def instants(run: Run, at_ms: pl.Series) -> pl.Series:
+    """Where on the axis of time: an instant in UTC where the run has a date, else days."""
+    starts_ms = run.settings.get("starts_ms")
+    if starts_ms is None:
+        return at_ms / DAY_MS
+    return (at_ms + int(starts_ms)).cast(pl.Datetime("ms"))
+
+
+def time_title(run: Run) -> str:
+    """The title of that axis."""
+    return "days since the start" if run.settings.get("starts_ms") is None else "UTC"
+
+
+def moment(run: Run, at_ms: int) -> str:
+    """An instant in a sentence: `on 2027-03-01`, or `on day 12`."""
+    starts_ms = run.settings.get("starts_ms")
+    if starts_ms is None:
+        return f"on day {at_ms // DAY_MS + 1:,}"
+    (at,) = pl.Series([at_ms + int(starts_ms)]).cast(pl.Datetime("ms")).to_list()
+    return f"on {at:%Y-%m-%d}"
+
+
+def wait_axis(most_s: float) -> dict[str, Any]:
+    """A logarithmic axis of waits up to `most_s` seconds."""
+    reach = next((mark for mark in WAITS_S if mark >= most_s), max(WAITS_S))
+    marks = [mark for mark in WAITS_S if mark <= reach]
+    return {
+        "type": "log",
+        "tickvals": marks,
+        "ticktext": [WAITS_S[mark] for mark in marks],
+    }
+
+
+def seconds(column: str) -> pl.Expr:
+    """A column in ms as seconds."""
+    return pl.col(column) / MS_PER_S
+
+
+def over_time(run: Run, frame: pl.DataFrame, value: str, **style: Any) -> go.Scatter:
+    """A line in steps of `value` over `at_ms`."""
+    return go.Scatter(
+        x=instants(run, frame["at_ms"]).to_numpy(),
+        y=frame[value].to_numpy(),
+        mode="lines",
+        line={"width": 1.6, "shape": "hv"} | style.pop("line", {}),
+        **style,
+    )
+
+
+def area(run: Run, frame: pl.DataFrame, value: str, colour: str, **style: Any) -> go.Scatter:
+    """A stacked area in steps; `lent=True` hatches it."""
+    hatched = {"fillpattern": {"shape": "/", "size": 5, "solidity": 0.45}}
+    lent = style.pop("lent", False)
+    return over_time(
+        run,
+        frame,
+        value,
+        line={"width": 0, "color": colour},
+        fillcolor=colour,
+        stackgroup="all",
+        **(hatched if lent else {}),
+        **style,
+    )
+
+
+def total(frame: pl.DataFrame, column: str) -> int:
+    """The sum of an integer column."""
+    return int(frame.select(pl.col(column).sum()).item())
+
+
+def others_last(name: str) -> tuple[bool, str]:
+    """The order of names in a legend."""
+    return name == OTHERS, name
+
+
+def capacity_of(run: Run) -> pl.DataFrame:
+    """GPUs in service, of all owners: `at_ms`, `capacity`, `capacity_ms` (GPU-ms in the step)."""
+    return (
+        run.table("gpus")
+        .unique(["at_ms", "owner"])
+        .group_by("at_ms")
+        .agg(pl.col("capacity", "capacity_ms").sum())
+        .sort("at_ms")
+        .collect()
+    )
+
+
+def mark_outages(run: Run, drawn: go.Figure) -> None:
+    """Shade the times at which a site was away."""
+    for fault in outages(run).to_dicts():
+        x0, x1 = instants(run, pl.Series([fault["at_ms"], fault["until_ms"]])).to_list()
+        drawn.add_vrect(
+            x0=x0,
+            x1=x1,
+            fillcolor=BAD,
+            opacity=0.14,
+            line_width=0,
+            annotation={"text": f"{label(fault['place'])} away", "font": {"color": BAD}},
+            annotation_position="top left",
+        )
+
+
+def outages(run: Run) -> pl.DataFrame:
+    """The faults that took a site away, the longest dozen, in order of time."""
+    return (
+        run.table("faults")
+        .filter(pl.col("kind") == SITE_OUTAGE)
+        .sort(pl.col("until_ms") - pl.col("at_ms"), descending=True)
+        .head(12)
+        .sort("at_ms", "place")
+        .collect()
+    )
