@@ -37,6 +37,7 @@ from dure.views import (
     JobPage,
     JobSummary,
     JobView,
+    LendingStatement,
     LogChunk,
     MemberRequest,
     NewToken,
@@ -236,13 +237,22 @@ class Client:
         until_ms: int | None = None,
     ) -> Statement:
         """Sums over a window for a project, an operator or, with neither, the nation."""
-        query = {
-            "project": project,
-            "operator": operator,
-            "from_ms": from_ms,
-            "until_ms": until_ms,
-        }
+        query = _window(project, operator, from_ms, until_ms)
         return self._get("/v1/statement", Statement, query)
+
+    def lending(
+        self,
+        *,
+        project: str | None = None,
+        operator: str | None = None,
+        from_ms: int | None = None,
+        until_ms: int | None = None,
+    ) -> LendingStatement:
+        """What shares lent each other over a window: a project's, an operator's or, with neither,
+        all that the caller may see.
+        """
+        query = _window(project, operator, from_ms, until_ms)
+        return self._get("/v1/lending", LendingStatement, query)
 
     def journals(self, *, after: int = 0, limit: int = 500) -> tuple[Journal, ...]:
         """Journals of the ledger after the one numbered `after` (auditors, programme office)."""
@@ -417,6 +427,12 @@ class _Reaching:
 def _part(value: str) -> str:
     """One segment of a path, whatever the user typed."""
     return quote(value, safe="")
+
+
+def _window(
+    project: str | None, operator: str | None, from_ms: int | None, until_ms: int | None
+) -> Query:
+    return {"project": project, "operator": operator, "from_ms": from_ms, "until_ms": until_ms}
 
 
 def _given(query: Query | None) -> Query:

@@ -24,6 +24,7 @@ from dure.client import ApiError, Client, UnreachableError
 from dure.engines.local.devices import nvml_gpus
 from dure.errors import RefusedError
 from dure.scenario import LocalCluster, Scenario, to_json
+from dure.scheduling.tuning import Tuning
 from dure.server import ADMIN_TOKEN, write_private
 from dure.settings import Settings
 
@@ -34,9 +35,14 @@ RESTART_S_MAX: Final = 10.0
 SETTINGS: Final = "settings.json"
 
 LOCAL_SETTINGS: Final = Settings(
-    cycle_s=0.5, sync_interval_s=0.4, silent_after_s=10.0, missing_confirm_s=6.0
+    cycle_s=0.5,
+    sync_interval_s=0.4,
+    silent_after_s=10.0,
+    missing_confirm_s=6.0,
+    tuning=Tuning(min_runtime_s=2, recall_s=10),
 )
-"""On one machine everything is near: there is no engine to spare from being asked."""
+"""On one machine everything is near: there is no engine to spare from being asked. Nobody waits
+there for long, so that borrowers are called back after seconds, not minutes."""
 
 _PR_SET_PDEATHSIG: Final = 1
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from dure.scheduling.tuning import Tuning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +31,14 @@ class Settings:
     """After walltime and grace, how long until we order an attempt to stop ourselves."""
     queue_depth: int = 5_000
     """How many queued tasks one cycle looks at."""
+    tuning: Tuning = field(default_factory=Tuning)
+    """The scheduler's dials, the same that rehearsals turn."""
 
     def __post_init__(self) -> None:
-        for field, least, most in _BOUNDS:
-            value = getattr(self, field)
+        for name, least, most in _BOUNDS:
+            value = getattr(self, name)
             if not least <= value <= most:  # NaN is never between
-                raise ValueError(f"{field} is {value}; it must be from {least} to {most}")
+                raise ValueError(f"{name} is {value}; it must be from {least} to {most}")
         if self.silent_after_s < 3 * self.sync_interval_s:
             raise ValueError(
                 f"silent_after_s is {self.silent_after_s}; it must be at least three times "

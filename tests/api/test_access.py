@@ -281,6 +281,7 @@ ROWS: dict[tuple[str, str], Row] = {
     ),
     ("get", "/v1/usage"): Row(lambda _w, ids: Ask(query={"project": ids.project}), SEEN_BY),
     ("get", "/v1/statement"): Row(lambda _w, ids: Ask(query={"project": ids.project}), SEEN_BY),
+    ("get", "/v1/lending"): Row(lambda _w, ids: Ask(query={"project": ids.project}), SEEN_BY),
     ("post", "/v1/ledger/journals/{seq}/reverse"): Row(taken_back, OFFICE, PEOPLE - OFFICE),
     ("get", "/v1/ledger/journals"): Row(plain, OVERSIGHT, PEOPLE - OVERSIGHT),
     ("get", "/v1/acts"): Row(plain, OVERSIGHT, PEOPLE - OVERSIGHT),

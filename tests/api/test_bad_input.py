@@ -375,6 +375,7 @@ def test_awards_beyond_64_bits_in_sum_are_refused_with_the_book_in_order(nation:
         "/v1/usage?after=" + "9" * 30 + ".x",
         "/v1/usage?job=x",
         "/v1/statement?from_ms=-1",
+        "/v1/lending?from_ms=-1",
         "/v1/statement?until_ms=253402300800000",
         "/v1/fleet?at_ms=NaN",
         "/v1/allocations/%0a",

@@ -71,6 +71,7 @@ CALLS: dict[str, tuple[str, str, Call]] = {
     "award": ("post", "/v1/allocations", lambda c, _: c.award(ALLOCATION)),
     "usage": ("get", "/v1/usage", lambda c, _: c.usage()),
     "statement": ("get", "/v1/statement", lambda c, _: c.statement()),
+    "lending": ("get", "/v1/lending", lambda c, _: c.lending()),
     "reverse": (
         "post",
         "/v1/ledger/journals/{seq}/reverse",

@@ -94,7 +94,7 @@ def test_somebody_without_a_project_sees_an_empty_list(nation: Nation):
     guest = nation.client(nation.token("guest"))
     assert guest.jobs().jobs == ()
     assert guest.projects() == guest.allocations() == guest.usage().lines == ()
-    assert guest.statement().lines == ()
+    assert guest.statement().lines == guest.lending().lines == ()
 
 
 @pytest.mark.parametrize("limit", [0, -1, 501])

@@ -31,6 +31,8 @@ from dure.views import (
     EventView,
     JobPage,
     JobView,
+    LendingLine,
+    LendingStatement,
     LogChunk,
     MemberView,
     NewToken,
@@ -344,6 +346,21 @@ def test_usage_and_statement(dure, plane):
     assert plane.one("GET", "/v1/statement").query == {
         "project": "vision",
         "from_ms": "1798761600000",
+    }
+
+
+def test_lending(dure, plane):
+    lent = LendingLine(
+        lender="samsung", borrower="national.vision", pool="samsung-b200", gpu_model="b200",
+        attempts=2, gpu_ms=7_200_000,
+    )  # fmt: skip
+    plane.on("GET", "/v1/lending", LendingStatement(from_ms=0, until_ms=NOW_MS, lines=(lent,)))
+    done = dure("lending", "--operator", "samsung", "--until", "2027-01-01")
+    assert "samsung-b200/b200" in done.out
+    assert "2.0000 GPU-h" in done.out
+    assert plane.one("GET", "/v1/lending").query == {
+        "operator": "samsung",
+        "until_ms": "1798761600000",
     }
 
 

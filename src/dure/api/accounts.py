@@ -1,4 +1,4 @@
-"""Routes of allocations, usage, statements, the ledger, the record of acts and the fleet."""
+"""Routes of allocations, usage, statements, lending, the ledger, the acts and the fleet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from dure.journal import Journal
 from dure.service import accounts, awards, sites
 from dure.service.accounts import StatementQuery, UsageQuery
 from dure.units import INSTANT_MS_MAX
-from dure.views import ActPage, AllocationView, PoolView, ReverseRequest, Statement, UsagePage
+from dure.views import (
+    ActPage,
+    AllocationView,
+    LendingStatement,
+    PoolView,
+    ReverseRequest,
+    Statement,
+    UsagePage,
+)
 
 router = APIRouter(prefix="/v1", tags=["accounts"])
 
@@ -64,6 +72,19 @@ def statement(
     """Sums of a project, an operator or the nation over a window."""
     query = StatementQuery(project=project, operator=operator, from_ms=from_ms, until_ms=until_ms)
     return accounts.statement(caller.service, caller.principal, query)
+
+
+@router.get("/lending")
+def lending(
+    caller: Reader,
+    project: str | None = None,
+    operator: str | None = None,
+    from_ms: Instant = None,
+    until_ms: Instant = None,
+) -> LendingStatement:
+    """What shares lent each other over a window: a project's, an operator's or the nation's."""
+    query = StatementQuery(project=project, operator=operator, from_ms=from_ms, until_ms=until_ms)
+    return accounts.lending(caller.service, caller.principal, query)
 
 
 @router.get("/ledger/journals")

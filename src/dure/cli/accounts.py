@@ -1,4 +1,4 @@
-"""`dure usage`, `statement`, `audit`, `acts`, `allocation`: who may use how much, and who did."""
+"""`dure usage`, `statement`, `lending`, `audit`, `acts`, `allocation`: who used, and may, what."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dure.draft import gpu_model_from_text
 from dure.errors import RefusedError
 from dure.text import shown
 from dure.units import gpu_time_text, ucredit_from_text
-from dure.views import ActPage, AllocationView, Statement, UsageLine, UsagePage
+from dure.views import ActPage, AllocationView, LendingStatement, Statement, UsageLine, UsagePage
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,6 +38,7 @@ def register(app: typer.Typer) -> None:
     """Enter the commands."""
     app.command("usage")(usage)
     app.command("statement")(statement)
+    app.command("lending")(lending)
     app.command("audit")(audit)
     app.command("acts")(acts)
     app.command("reverse")(reverse)
@@ -79,6 +80,24 @@ def statement(
             project=project, operator=operator, from_ms=from_ms, until_ms=until_ms
         )
     emit(shell, output, sums, lambda to: _show_statement(to, sums))
+
+
+def lending(
+    ctx: typer.Context,
+    project: Annotated[str | None, typer.Option(help="Lent or borrowed by this project.")] = None,
+    operator: Annotated[str | None, typer.Option(help="Lent or borrowed by this operator.")] = None,
+    from_: Annotated[str | None, typer.Option("--from", metavar="DATE", help="Since.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="DATE", help="Until before.")] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Sum up which shares lent GPUs to which others, as owners settle it with each other."""
+    shell = shell_of(ctx)
+    from_ms, until_ms = instant_ms("from", from_), instant_ms("until", until)
+    with shell.client() as client:
+        sums = client.lending(
+            project=project, operator=operator, from_ms=from_ms, until_ms=until_ms
+        )
+    emit(shell, output, sums, lambda to: _show_lending(to, sums))
 
 
 def reverse(
@@ -346,6 +365,22 @@ def _show_statement(to: Console, sums: Statement) -> None:
     to.print(table(columns, rows, right={"runs", "GPU time", "absorbed", "charge"}))
     if disputed := sum(one.disputed for one in sums.lines):
         line(to, f"{disputed} of these attempts are in dispute.")
+
+
+def _show_lending(to: Console, sums: LendingStatement) -> None:
+    line(to, f"From {instant(sums.from_ms)} until {instant(sums.until_ms)}")
+    rows = [
+        (
+            one.lender,
+            one.borrower,
+            f"{one.pool}/{one.gpu_model}",
+            one.attempts,
+            gpu_time_text(one.gpu_ms),
+        )
+        for one in sums.lines
+    ]
+    columns = ("lender", "borrower", "where", "runs", "GPU time")
+    to.print(table(columns, rows, right={"runs", "GPU time"}))
 
 
 def _show_acts(to: Console, page: ActPage) -> None:

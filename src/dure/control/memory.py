@@ -22,7 +22,16 @@ from dure.scenario import Scenario
 from dure.scheduling.estimate import Estimate, Estimator, Like
 from dure.scheduling.tuning import Tuning
 from dure.scheduling.world import Usage
-from dure.shares import NATIONAL, Awards, ShareKind, Shares, leaf_of, shares_of, with_allocations
+from dure.shares import (
+    NATIONAL,
+    Awards,
+    ShareKind,
+    Shares,
+    leaf_of,
+    share_of_project,
+    shares_of,
+    with_allocations,
+)
 from dure.store import projects, runs
 from dure.store.runs import Run
 from dure.units import INSTANT_MS_MAX, MS_PER_S
@@ -65,10 +74,12 @@ class Memory:
         self._tree = _Tree()
         self._history = _History()
 
-    def known(self, connection: Connection, scenario: Scenario, now_ms: int) -> Known:
+    def known(
+        self, connection: Connection, scenario: Scenario, tuning: Tuning, now_ms: int
+    ) -> Known:
         """Catch up with the store, and say what is known now."""
         with self._lock:
-            self._history.catch_up(connection)
+            self._history.catch_up(connection, tuning.half_life_s * MS_PER_S)
             shares, leaves = self._tree.at(connection, scenario, now_ms)
             return Known(
                 shares=shares,
@@ -84,6 +95,19 @@ def root_of(organisation: str, roots: Shares) -> str:
     """
     share = roots.by_id.get(organisation)
     return organisation if share is not None and share.kind is ShareKind.OWNER else NATIONAL
+
+
+def shares_of_projects(
+    connection: Connection, scenario: Scenario, only: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The shares of those projects."""
+    roots = shares_of(scenario.fleet)
+    organisations = projects.organisations_of_projects(connection)
+    return tuple(
+        share_of_project(project, root_of(organisations[project], roots))
+        for project in only
+        if project in organisations
+    )
 
 
 class _Tree:
@@ -136,12 +160,13 @@ class _History:
 
     def __init__(self) -> None:
         self.estimator = Estimator()
-        self._half_life_ms = Tuning().half_life_s * MS_PER_S
+        self._half_life_ms = 1
         self._used: dict[str, tuple[float, int]] = {}
         self._seq = 0
 
-    def catch_up(self, connection: Connection) -> None:
+    def catch_up(self, connection: Connection, half_life_ms: int) -> None:
         """Take in what has ended since."""
+        self._half_life_ms = half_life_ms
         for run in runs.recent_runs(connection, self._seq, RUNS_MAX):
             self._seq = run.seq
             if run.whole:

@@ -38,7 +38,7 @@ class Moment:
 
     def known(self, connection: Connection) -> Known:
         """What is known of shares, run times and usage."""
-        return self.memory.known(connection, self.scenario, self.now_ms)
+        return self.memory.known(connection, self.scenario, self.settings.tuning, self.now_ms)
 
     def is_silent(self, site: Site) -> bool:
         """Whether a site, or its engine, has said nothing for too long.
@@ -69,6 +69,7 @@ def plan_only(
         rules=moment.scenario.rules,
         tariff=moment.scenario.tariff,
         shares=known.shares,
+        tuning=moment.settings.tuning,
     )
 
 
@@ -104,6 +105,7 @@ def world(
         rules=moment.scenario.rules,
         tariff=moment.scenario.tariff,
         shares=known.shares,
+        tuning=moment.settings.tuning,
         usage=known.usage,
     )
 

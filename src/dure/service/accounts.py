@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dure import ledger
+from dure.control.memory import shares_of_projects
 from dure.errors import NotFoundError, RefusedError
 from dure.journal import Journal, JournalKind
 from dure.people import Action, Principal
@@ -16,11 +17,13 @@ from dure.service.jobs import seen, visible_projects
 from dure.store import acts as act_store
 from dure.store import attempts
 from dure.store import ledger as ledger_store
+from dure.store import lending as lending_store
 from dure.store.acts import Deed
 from dure.store.attempts import UsageFilter
 from dure.store.jobs import job_number
+from dure.store.lending import LendingFilter
 from dure.text import shown
-from dure.views import ActPage, Statement, UsagePage
+from dure.views import ActPage, LendingStatement, Statement, UsagePage
 
 _CURSOR: Final = re.compile(r"\A(\d{1,18})\.([a-z0-9-]{1,63})\Z")
 
@@ -80,6 +83,31 @@ def statement(service: Service, principal: Principal, query: StatementQuery) -> 
     with service.database.read() as connection:
         lines = attempts.statement_lines(connection, wanted)
     return Statement(from_ms=query.from_ms or 0, until_ms=until_ms, lines=lines)
+
+
+def lending(service: Service, principal: Principal, query: StatementQuery) -> LendingStatement:
+    """What shares lent each other over [from_ms, until_ms): those of a project, of an operator, or
+    all that the caller may see.
+    """
+    sides: list[tuple[str, ...]] = []
+    with service.database.read() as connection:
+        if query.operator is not None:
+            missing = NotFoundError("operator", query.operator)
+            require_seen(principal, Action.READ_OPERATOR, query.operator, missing)
+            sides.append((query.operator,))
+        if query.operator is None or query.project is not None:
+            of_projects = _projects(principal, query.project)
+            if of_projects is not None:
+                scenario = service.scenario(connection)
+                sides.append(shares_of_projects(connection, scenario, of_projects))
+        until_ms = service.now_ms() if query.until_ms is None else query.until_ms
+        wanted = LendingFilter(
+            sides=tuple(sides),
+            from_ms=query.from_ms,
+            until_ms=until_ms + 1 if query.until_ms is None else until_ms,
+        )
+        lines = lending_store.lines(connection, wanted)
+    return LendingStatement(from_ms=query.from_ms or 0, until_ms=until_ms, lines=lines)
 
 
 def _projects(principal: Principal, project: str | None) -> tuple[str, ...] | None:

@@ -8,7 +8,13 @@ A promise is for as many GPUs as are in service: `cells` says what the tree is w
 Where next: `dure.scheduling` starts, lends and recalls by it.
 """
 
-from dure.shares.awarded import Awards, Shortfall, leaf_of, with_allocations
+from dure.shares.awarded import (
+    Awards,
+    Shortfall,
+    leaf_of,
+    share_of_project,
+    with_allocations,
+)
 from dure.shares.cells import Cell, cells, changes_ms
 from dure.shares.cover import check_against
 from dure.shares.promises import Guarantee
@@ -28,6 +34,7 @@ __all__ = [
     "check_against",
     "leaf_of",
     "path",
+    "share_of_project",
     "shares_of",
     "with_allocations",
 ]

@@ -77,13 +77,13 @@ def with_allocations(
             Share(
                 id=leaf_of(one, programme),
                 kind=ShareKind.ALLOCATION,
-                parent=_project_of(one.project, programme),
+                parent=share_of_project(one.project, programme),
                 guarantees=guaranteed,
             )
         )
     projects = [
         Share(
-            id=_project_of(project, programme),
+            id=share_of_project(project, programme),
             kind=ShareKind.PROJECT,
             parent=programme,
             weight_milli=max(1, weight),
@@ -98,11 +98,12 @@ def leaf_of(allocation: Allocation, programme: str = NATIONAL) -> str:
     """The share that jobs on an allocation run on: a `capacity` allocation's own, else the
     project's.
     """
-    project = _project_of(allocation.project, programme)
+    project = share_of_project(allocation.project, programme)
     return project if allocation.kind is AllocationKind.HOURS else f"{project}.{allocation.id}"
 
 
-def _project_of(project: str, programme: str) -> str:
+def share_of_project(project: str, programme: str = NATIONAL) -> str:
+    """The share of a project, below which its capacity allocations stand."""
     return f"{programme}.{project}"
 
 

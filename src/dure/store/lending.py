@@ -44,24 +44,24 @@ def write(connection: Connection, attempt: Attempt, ran: Ran, now_ms: int) -> No
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LendingFilter:
-    """Which loans: lent or borrowed by one of `of_shares` or a share below it; None means any. The
+    """Which loans: for each of `sides`, one of its shares, or a share below, lent or borrowed. The
     window [from_ms, until_ms) is of the attempt's closing.
     """
 
-    of_shares: tuple[str, ...] | None = None
+    sides: tuple[tuple[str, ...], ...] = ()
     from_ms: int | None = None
     until_ms: int | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """As SQL."""
         wanted: list[ColumnElement[bool]] = [true()]
-        if self.of_shares is not None:
-            sides = (
-                (side == share) | side.startswith(f"{share}.", autoescape=True)
-                for share in self.of_shares
-                for side in (lending.c.lender, lending.c.borrower)
+        for shares in self.sides:
+            roles = (
+                (role == share) | role.startswith(f"{share}.", autoescape=True)
+                for share in shares
+                for role in (lending.c.lender, lending.c.borrower)
             )
-            wanted.append(or_(false(), *sides))
+            wanted.append(or_(false(), *roles))
         if self.from_ms is not None:
             wanted.append(lending.c.at_ms >= self.from_ms)
         if self.until_ms is not None:
