@@ -7,10 +7,10 @@ rather than user runtime estimates", IEEE TPDS 18(6), 2007). Here a job belongs 
 likeness, from all jobs down to its own name. Each level keeps its last runs and knows their median
 and 90 % quantile, so that recency and outliers are dealt with at once. An estimate walks from broad
 to narrow in log time and trusts a level of n runs by n / (n + 3), as empirical Bayes shrinkage
-does: one odd run of a new user moves little, sixteen of them decide.
+does: one odd run of a new user moves little, eight of them decide.
 
 Jobs come in bursts, and those of a burst end together: on ITP's trace, quantiles of the past that
-say 90 % cover 76 % of what comes next. So a margin on the high estimate follows its own misses
+say 90 % cover 77 % of what comes next. So a margin on the high estimate follows its own misses
 (I. Gibbs, E. Candès, "Adaptive conformal inference under distribution shift", NeurIPS 2021).
 
 Estimates serve order and backfill; nothing is killed by one. Variants and figures: ADR 0013.
@@ -40,7 +40,7 @@ _PRIOR_HIGH: Final = log(18_000_000)
 and means of 20 min to 5 h (Q. Hu et al., "Characterization of large language model development in
 the datacenter", NSDI 2024)."""
 
-_WINDOW: Final = 16
+_WINDOW: Final = 8
 _PRIOR_RUNS: Final = 3
 _HIGH: Final = 0.9
 _MARGIN_RATE: Final = 0.02
