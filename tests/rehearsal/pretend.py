@@ -68,6 +68,7 @@ def _jobs(chance: random.Random, count: int) -> list[tuple[JobEnded, str]]:
     free = dict(OWNERS)
     running: list[tuple[int, str, int]] = []
     made = []
+    start_ms = 0
     for number, submit_ms in enumerate(
         sorted(chance.randrange(DAYS * DAY_MS) for _ in range(count))
     ):
@@ -76,7 +77,7 @@ def _jobs(chance: random.Random, count: int) -> list[tuple[JobEnded, str]]:
             share=operator, operator=operator, project=f"{operator}-1", user="u",
             group=chance.choice(GROUPS), gpus_per_node=chance.choice(SIZES),
         )  # fmt: skip
-        start_ms = submit_ms
+        start_ms = max(submit_ms, start_ms)
         while True:
             while running and running[0][0] <= start_ms:
                 _, owner, gpus = heapq.heappop(running)

@@ -13,6 +13,7 @@ from typing import Any, Final
 import plotly.graph_objects as go
 import polars as pl
 
+from dure.rehearsal.page import FONTS
 from dure.rehearsal.record import OWN, SITE_OUTAGE
 from dure.rehearsal.runs import Run
 from dure.units import MS_PER_S
@@ -21,6 +22,7 @@ COLOURS: Final = (
     "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#44aa99", "#999933",
     "#cc6677", "#88ccee",
 )  # fmt: skip
+BLUE: Final = COLOURS[0]
 GREY: Final = "#9aa3ab"
 LINE: Final = "rgba(128,136,144,0.22)"
 GOOD: Final = "#228833"
@@ -31,6 +33,9 @@ SHOWN_MAX: Final = len(COLOURS)
 OTHERS: Final = "others"
 
 DAY_MS: Final = 86_400_000
+BUCKETS_MS: Final = (
+    60_000, 600_000, 3_600_000, 21_600_000, DAY_MS, 7 * DAY_MS, 28 * DAY_MS,
+)  # fmt: skip
 
 WAITS_S: Final = {1: "≤ 1 s", 10: "10 s", 60: "1 min", 600: "10 min", 3_600: "1 h",
                   21_600: "6 h", 86_400: "1 day", 604_800: "1 week", 2_592_000: "30 days",
@@ -40,15 +45,28 @@ WAITS_S: Final = {1: "≤ 1 s", 10: "10 s", 60: "1 min", 600: "10 min", 3_600: "
 
 def figure(height: int = 380, **layout: Any) -> go.Figure:
     """An empty figure in the report's manner."""
-    axis = {"gridcolor": LINE, "zerolinecolor": LINE, "linecolor": LINE, "automargin": True}
+    axis = {
+        "gridcolor": LINE,
+        "zerolinecolor": LINE,
+        "linecolor": LINE,
+        "automargin": True,
+        "title": {"font": {"size": 12}},
+    }
     made = go.Figure()
     made.update_layout(
         height=height,
         margin={"l": 10, "r": 16, "t": 34, "b": 10},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "inherit", "size": 13},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
+        font={"family": FONTS, "size": 13},
+        legend={
+            "orientation": "h",
+            "y": 1.02,
+            "yanchor": "bottom",
+            "x": 0,
+            "xanchor": "left",
+            "traceorder": "normal",
+        },
         hoverlabel={"bordercolor": LINE},
         template=None,
     )
@@ -154,6 +172,14 @@ def total(frame: pl.DataFrame, column: str) -> int:
 def others_last(name: str) -> tuple[bool, str]:
     """The order of names in a legend."""
     return name == OTHERS, name
+
+
+def bucket_ms(run: Run) -> int:
+    """A length of time that cuts the run into about a hundred pieces or fewer: what jumps from
+    step to step is calmer over it.
+    """
+    last_ms = run.table("gpus").select(pl.col("at_ms").max()).collect().item() or 0
+    return next((length for length in BUCKETS_MS if last_ms < 100 * length), BUCKETS_MS[-1])
 
 
 def capacity_of(run: Run) -> pl.DataFrame:

@@ -13,6 +13,12 @@ from typing import Final
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+FONTS: Final = (
+    'system-ui,-apple-system,"Segoe UI","Noto Sans","Noto Sans KR","Noto Sans CJK KR",'
+    '"Apple SD Gothic Neo","Malgun Gothic",sans-serif'
+)
+"""What machines in Korea and elsewhere have; a font of our own would have to be fetched."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plot:
@@ -102,14 +108,14 @@ _POLICY: Final = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 )
 
-_STYLE: Final = """
+_STYLE: Final = (
+    f"body{{font-family:{FONTS}}}"
+    + """
 :root{--ink:#1f2933;--soft:#5b6672;--line:#dfe3e8;--paper:#fbfbfa;--card:#ffffff;--accent:#2f6f8f}
 @media(prefers-color-scheme:dark){:root{--ink:#e6e9ec;--soft:#9aa5b1;--line:#323a43;--paper:#14181c;
 --card:#1c2127;--accent:#7fb7d1}}
 *{box-sizing:border-box}
-body{margin:0;background:var(--paper);color:var(--ink);line-height:1.55;font-family:system-ui,
--apple-system,"Segoe UI","Noto Sans","Noto Sans KR","Noto Sans CJK KR","Apple SD Gothic Neo",
-"Malgun Gothic",sans-serif}
+body{margin:0;background:var(--paper);color:var(--ink);line-height:1.55}
 main{max-width:1120px;margin:0 auto;padding:48px 24px 64px}
 h1{font-size:30px;line-height:1.2;margin:0 0 8px;letter-spacing:-.01em}
 header p{margin:0 0 20px;color:var(--soft)}
@@ -118,7 +124,8 @@ border-bottom:1px solid var(--line);font-size:14px}
 a{color:var(--accent);text-decoration:none}a:hover{text-decoration:underline}
 h2{font-size:21px;margin:44px 0 14px;letter-spacing:-.005em}
 h3{font-size:15px;margin:0 0 2px;font-weight:600}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(160px,1fr));gap:12px;margin-top:28px}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(160px,1fr));
+gap:12px;margin:0 0 18px}
 .cards div,figure,dl,.wide{background:var(--card);border:1px solid var(--line);border-radius:8px}
 .cards div{padding:14px 16px;display:flex;flex-direction:column}
 .cards span{font-size:13px;color:var(--soft)}
@@ -137,6 +144,7 @@ tbody tr:last-child td{border-bottom:0}
 th:first-child,td:first-child{text-align:left}
 footer{margin-top:40px;color:var(--soft);font-size:12.5px;overflow-wrap:anywhere}
 """
+)
 
 _SCRIPT: Final = """
 const dark = matchMedia('(prefers-color-scheme: dark)');

@@ -9,9 +9,11 @@ import polars as pl
 
 from dure.rehearsal.drawing import (
     BAD,
+    BLUE,
     GREY,
     LINE,
     area,
+    bucket_ms,
     capacity_of,
     colours,
     figure,
@@ -29,6 +31,7 @@ from dure.rehearsal.page import Plot
 from dure.rehearsal.record import OWN
 from dure.rehearsal.runs import Run
 from dure.rehearsal.words import count, gpu_hours, percent, span, things
+from dure.units import MS_PER_HOUR, MS_PER_S
 
 
 def in_use(run: Run) -> Plot | None:
@@ -113,7 +116,7 @@ def lending(run: Run) -> Plot | None:
     drawn.add_heatmap(
         x=[label(name) for name in borrowers],
         y=[label(name) for name in lenders],
-        z=[[cell and cell / 3_600_000 for cell in row] for row in cells],
+        z=[[cell and cell / MS_PER_HOUR for cell in row] for row in cells],
         text=[[gpu_hours(cell) if cell else "" for cell in row] for row in cells],
         texttemplate="%{text}" if len(borrowers) <= 8 else None,
         hovertemplate="%{y} lent %{x} %{text}<extra></extra>",
@@ -156,7 +159,7 @@ def utilisation(run: Run) -> Plot | None:
     drawn.add_trace(over_time(run, table, "own", name="by owners alone", line={"color": GREY}))
     drawn.add_trace(
         over_time(
-            run, table, "all", name="by all", line={"color": "#4477aa"},
+            run, table, "all", name="by all", line={"color": BLUE},
             fill="tonexty", fillcolor="rgba(68,119,170,0.18)",
         )
     )  # fmt: skip
@@ -205,7 +208,7 @@ def fairness(run: Run) -> Plot | None:
     drawn = figure(height=110 + 28 * len(names))
     drawn.add_bar(
         y=names, x=table["used"].to_list(), orientation="h", name="used", width=0.5,
-        marker={"color": "#4477aa", "opacity": 0.8},
+        marker={"color": BLUE, "opacity": 0.8},
         hovertemplate="%{y} used %{x:.1%}<extra></extra>",
     )  # fmt: skip
     drawn.add_scatter(
@@ -227,13 +230,24 @@ def fairness(run: Run) -> Plot | None:
 
 def fairness_over_time(run: Run) -> Plot | None:
     """Used part less entitled part, in points, step after step."""
-    table = run.table("fairness").collect()
+    step_ms = bucket_ms(run)
+    table = (
+        run.table("fairness")
+        .group_by("share", pl.col("at_ms") // step_ms * step_ms)
+        .agg(pl.col("used_ms", "entitled_ms").sum())
+        .collect()
+    )
     if not total(table, "used_ms") or table["share"].n_unique() < 2:
         return None
-    gap = (100 * (pl.col("used_fraction") - pl.col("entitled_fraction"))).alias("gap")
+    used, entitled = (
+        (pl.col(name) / pl.col(name).sum().over("at_ms")).fill_nan(0)
+        for name in ("used_ms", "entitled_ms")
+    )
     sizes = table.group_by("share").agg(pl.col("entitled_ms").sum())
     largest = sizes.sort("entitled_ms", "share", descending=[True, False])["share"].head(8)
-    table = table.filter(pl.col("share").is_in(largest.to_list())).with_columns(gap)
+    table = table.with_columns((100 * (used - entitled)).alias("gap")).filter(
+        pl.col("share").is_in(largest.to_list())
+    )
     colour = colours(largest)
     drawn = figure()
     for name in sorted(largest):
@@ -241,7 +255,7 @@ def fairness_over_time(run: Run) -> Plot | None:
         drawn.add_trace(over_time(run, part, "gap", name=label(name), line={"color": colour[name]}))
     drawn.update_xaxes(title=time_title(run))
     drawn.update_yaxes(title="points above (below) its part", zeroline=True, zerolinewidth=2)
-    apart = (pl.col("gap").abs() * pl.col("step_ms")).sum() / pl.col("step_ms").sum()
+    apart = pl.col("gap").abs().mean()
     mean = table.group_by("share").agg(apart.alias("apart")).sort("apart", "share")
     nearest, farthest = mean.row(0), mean.row(-1)
     return Plot(
@@ -257,16 +271,13 @@ def recalls(run: Run) -> Plot | None:
     table = run.table("recalls").collect()
     if table.is_empty():
         return None
-    (step_ms,) = run.table("gpus").select(pl.col("step_ms").max()).collect().row(0)
-    last_ms, half_ms, slowest_ms = table.select(
-        pl.col("at_ms").max(),
-        pl.col("vacated_after_ms").median().alias("half"),
-        pl.col("vacated_after_ms").max(),
+    step_ms = bucket_ms(run)
+    half_ms, slowest_ms = table.select(
+        pl.col("vacated_after_ms").median().alias("half"), pl.col("vacated_after_ms").max()
     ).row(0)
-    step_ms *= max(1, -(-last_ms // (step_ms * 120)))
     steps = (
         table.group_by(pl.col("at_ms") // step_ms * step_ms)
-        .agg(pl.len().alias("recalls"), (pl.col("lost_gpu_ms").sum() / 3_600_000).alias("lost"))
+        .agg(pl.len().alias("recalls"), (pl.col("lost_gpu_ms").sum() / MS_PER_HOUR).alias("lost"))
         .sort("at_ms")
     )
     x = instants(run, steps["at_ms"]).to_numpy()
@@ -275,23 +286,23 @@ def recalls(run: Run) -> Plot | None:
         x=x,
         y=steps["recalls"].to_list(),
         name="recalls",
-        marker={"color": "#4477aa", "opacity": 0.75},
+        marker={"color": BLUE, "opacity": 0.75},
     )
     drawn.add_scatter(
-        x=x, y=steps["lost"].to_list(), name="GPU-h lost (right)", yaxis="y2", mode="lines+markers",
-        line={"color": BAD, "width": 1.5}, marker={"size": 4},
+        x=x, y=steps["lost"].to_list(), name="GPU-h lost (right)", yaxis="y2", mode="markers",
+        marker={"color": BAD, "size": 7},
     )  # fmt: skip
     drawn.update_layout(
         yaxis2={"overlaying": "y", "side": "right", "title": "GPU-h lost", "showgrid": False,
-                "rangemode": "tozero", "automargin": True, "linecolor": LINE},
+                "tickmode": "auto", "rangemode": "tozero", "automargin": True, "linecolor": LINE},
         bargap=0.15,
     )  # fmt: skip
     drawn.update_xaxes(title=time_title(run))
-    drawn.update_yaxes(title=f"recalls in {span(step_ms / 1_000)}", selector={"side": None})
+    drawn.update_layout(yaxis_title=f"recalls in {span(step_ms / MS_PER_S)}")
     return Plot(
         "Recalls, and the GPU-hours of work that they lost",
         drawn,
         f"{things(len(table), 'job was', 'jobs were')} called back and lost "
-        f"{gpu_hours(table['lost_gpu_ms'].sum())} of work; half vacated within "
-        f"{span(half_ms / 1_000)}, the slowest in {span(slowest_ms / 1_000)}.",
+        f"{gpu_hours(total(table, 'lost_gpu_ms'))} of work; half vacated within "
+        f"{span(half_ms / MS_PER_S)}, the slowest in {span(slowest_ms / MS_PER_S)}.",
     )

@@ -5,13 +5,16 @@ As in `dure.rehearsal.plots`, a plot comes with a sentence, and is None without 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import log10
-from typing import Final
+from typing import Any, Final
 
+import plotly.graph_objects as go
 import polars as pl
 
 from dure.rehearsal.drawing import (
     BAD,
+    BLUE,
     GOOD,
     GREY,
     area,
@@ -31,7 +34,9 @@ from dure.rehearsal.page import Plot
 from dure.rehearsal.runs import Run
 from dure.rehearsal.words import count, percent, span, things
 
-SIZES: Final = ((1, "1"), (8, "2-8"), (64, "9-64"), (512, "65-512"), (None, "over 512"))
+SIZES: Final = (
+    (1, "1 GPU"), (8, "2–8 GPUs"), (64, "9–64 GPUs"), (512, "65–512 GPUs"), (None, "over 512 GPUs"),
+)  # fmt: skip
 """Classes of jobs by GPUs: up to a node, a rack or so, a pod, and the largest."""
 
 QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
@@ -53,25 +58,38 @@ def waits(run: Run, by: str, noun: str) -> Plot | None:
     )
     if table.is_empty():
         return None
+    worst = table.row(-1, named=True)
+    best = table.row(0, named=True)
+    sentence = f"{worst[by]}'s jobs waited longest: {_up_to(worst)}"
+    if len(table) > 1:
+        sentence += f"; {best[by]}'s shortest: {_up_to(best)}"
+    return Plot(f"Wait by {noun}", _ranges(table, by), f"{sentence}.")
+
+
+def _ranges(table: pl.DataFrame, by: str) -> go.Figure:
+    """A bar a row, from the median to the 90th and on to the 99th percentile."""
     names = [label(name) for name in table[by]]
     shown = {name: table[name].clip(1.0).to_list() for name in QUANTILES}
-    drawn = figure(height=110 + 30 * len(names))
-    for low, high, opacity in (("p50", "p90", 0.75), ("p90", "p99", 0.3)):
+    drawn = figure(height=110 + 30 * len(names), barmode="overlay")
+    for low, high, colour, name in (
+        ("p50", "p90", "rgba(68,119,170,0.75)", "from the median to 9 in 10"),
+        ("p90", "p99", "rgba(68,119,170,0.3)", "to 99 in 100"),
+    ):
         drawn.add_bar(
             y=names,
             x=[end - start for start, end in zip(shown[low], shown[high], strict=True)],
             base=shown[low],
             orientation="h",
-            marker={"color": "#4477aa", "opacity": opacity},
+            marker={"color": colour},
             width=0.5,
             hoverinfo="skip",
-            name={"p90": "from the median to 9 in 10", "p99": "to 99 in 100"}[high],
+            name=name,
         )
     drawn.add_scatter(
         y=names,
         x=shown["p50"],
         mode="markers",
-        marker={"color": "#4477aa", "size": 11, "line": {"color": "#ffffff", "width": 1.5}},
+        marker={"color": BLUE, "size": 11, "line": {"color": "#ffffff", "width": 1.5}},
         name="median",
         customdata=[
             [count(row["jobs"]), *(span(row[name]) for name in (*QUANTILES, "mean"))]
@@ -81,17 +99,12 @@ def waits(run: Run, by: str, noun: str) -> Plot | None:
         "9 in 10 within %{customdata[2]}<br>99 in 100 within %{customdata[3]}<br>"
         "mean %{customdata[4]}<extra></extra>",
     )
-    drawn.update_layout(barmode="overlay")
     drawn.update_xaxes(title="wait, logarithmic", **wait_axis(max(shown["p99"])))
-    worst = table.row(-1, named=True)
-    best = table.row(0, named=True)
-    sentence = (
-        f"Of {worst[by]}, which waited longest, 99 in 100 jobs waited at most {span(worst['p99'])} "
-        f"and half at most {span(worst['p50'])}"
-    )
-    if len(table) > 1:
-        sentence += f"; of {best[by]}, at most {span(best['p99'])} and {span(best['p50'])}"
-    return Plot(f"Wait by {noun}", drawn, f"{sentence}.")
+    return drawn
+
+
+def _up_to(row: Mapping[str, Any]) -> str:
+    return f"half at most {span(row['p50'])}, 99 in 100 at most {span(row['p99'])}"
 
 
 def waits_by_size(run: Run) -> Plot | None:
@@ -116,7 +129,7 @@ def waits_by_size(run: Run) -> Plot | None:
     marks = wait_axis(max(longest_s, 60))
     drawn = figure(height=120 + 34 * len(names))
     drawn.add_heatmap(
-        x=[f"{SIZES[place][1]} GPUs" for place in used],
+        x=[SIZES[place][1] for place in used],
         y=[label(name) for name in names],
         z=[[cell and log10(max(cell["wait"], 1)) for cell in row] for row in rows],
         text=[[span(cell["wait"]) if cell else "" for cell in row] for row in rows],
@@ -141,7 +154,7 @@ def waits_by_size(run: Run) -> Plot | None:
     return Plot(
         "Mean wait by operator and size of job",
         drawn,
-        f"The longest waits were {worst['operator']}'s with {SIZES[worst['size']][1]} GPUs: "
+        f"The longest waits were {worst['operator']}'s with {SIZES[worst['size']][1]}: "
         f"{span(worst['wait'])} on average, over {things(worst['jobs'], 'job', 'jobs')}.",
     )
 
@@ -206,7 +219,9 @@ def joining(run: Run) -> Plot | None:
         "<extra></extra>",
     )
     drawn.add_vline(x=1, line={"color": GREY, "width": 1.5, "dash": "dash"})
-    drawn.update_xaxes(title="together by alone (below 1: gains)", rangemode="tozero")
+    drawn.update_xaxes(
+        title="together by alone (below 1: gains)", range=[0, max(1.1, 1.05 * max(ratios))]
+    )
     worse = sum(ratio > 1 for ratio in ratios)
     best = table.row(-1, named=True)
     return Plot(

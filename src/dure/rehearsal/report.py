@@ -80,21 +80,22 @@ def _subtitle(run: Run) -> str:
 def _headline(run: Run) -> list[tuple[str, str, str]]:
     summary, isolated = run.summary, run.isolated or {}
     lent_ms = _sum(run, "lending", "gpus_ms")
+    used_ms = _sum(run, "gpus", "gpus_ms") or 1
 
     def alone(name: str, shown: Any) -> str:
-        return f"alone {shown(isolated[name])}" if name in isolated else ""
+        return f"each alone: {shown(isolated[name])}" if name in isolated else ""
 
     p99, p999 = span(summary["p99_wait_s"]), span(summary["p999_wait_s"])
     return [
         ("Jobs ended", count(summary["jobs"]), f"of {len(summary['per_operator'])} operators"),
         ("Utilisation", percent(summary["utilisation"]), alone("utilisation", percent)),
         ("Mean wait", span(summary["avg_wait_s"]), alone("avg_wait_s", span)),
-        ("99 in 100 wait at most", p99, f"999 in 1,000: {p999}"),
-        ("GPU-hours lent", count(lent_ms / MS_PER_HOUR), ""),
+        ("99 % wait at most", p99, f"99.9 % at most {p999}"),
+        ("GPU-hours lent", count(lent_ms / MS_PER_HOUR), f"{percent(lent_ms / used_ms)} of use"),
         (
             "Recalls",
             count(summary["preemptions"]),
-            f"{count(summary['lost_gpu_h'])} GPU-h of work lost",
+            f"{count(summary['lost_gpu_h'])} GPU-h lost",
         ),
     ]
 
@@ -116,19 +117,18 @@ def _utilisation(run: Run) -> list[str]:
     served_ms = total(capacity_of(run), "capacity_ms")
     if not served_ms:
         return []
-    lines = [
-        (
-            f"{percent(used_ms / served_ms)} of {gpu_hours(served_ms)} in service were used, "
-            f"{percent(lent_ms / served_ms)} through lending; without those it would have been "
-            f"{percent((used_ms - lent_ms) / served_ms)}."
-        )
-    ]
+    used = (
+        f"{percent(used_ms / served_ms)} of {gpu_hours(served_ms)} in service were used: "
+        f"{percent((used_ms - lent_ms) / served_ms)} within guarantees, "
+        f"{percent(lent_ms / served_ms)} through lending."
+    )
+    lines = [used]
     if run.isolated:
         lines.append(
-            f"Useful work, without what recalls lost, filled {percent(run.summary['utilisation'])}"
-            f" of the GPUs up to the last job's end; with every operator alone, "
-            f"{percent(run.isolated['utilisation'])}, in {span(run.isolated['makespan_s'])} "
-            f"instead of {span(run.summary['makespan_s'])}."
+            f"The jobs' own work, without what recalls lost, filled "
+            f"{percent(run.summary['utilisation'])} and was done after "
+            f"{span(run.summary['makespan_s'])}; with every operator alone it fills "
+            f"{percent(run.isolated['utilisation'])} and takes {span(run.isolated['makespan_s'])}."
         )
     return lines
 
