@@ -1,14 +1,14 @@
 """The schedulers that published simulators play, each virtual cluster (VC) alone: the yardsticks.
 
-Strict FIFO, SJF and QSSF, and best-effort FIFO, answer to every printed digit as the simulators of
-Helios (Hu et al., SC'21) and Lucid (Hu et al., ASPLOS'23). What equality takes: whole seconds; jobs
-that end at t are gone before those that arrive at t are looked at; a strict queue stops at the
-first job that does not fit; and jobs are placed as `Nodes` says.
+Strict FIFO, SJF and QSSF, best-effort FIFO and SJF with EASY answer to every printed digit as the
+simulators of Helios (Hu et al., SC'21) and Lucid (Hu et al., ASPLOS'23). What equality takes: whole
+seconds; jobs that end at t are gone before those that arrive at t are looked at; a strict queue
+stops at the first job that does not fit; and jobs are placed as `Nodes` says.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -34,7 +34,13 @@ class Baseline(StrEnum):
     QSSF = "qssf"
     """Least GPU time first, by predicted durations (Helios)."""
     BEST_EFFORT = "best-effort"
-    """First come first served, but what does not fit is passed over."""
+    """First come first served, but what does not fit is passed over; so are the next two."""
+    BEST_EFFORT_SJF = "best-effort-sjf"
+    BEST_EFFORT_QSSF = "best-effort-qssf"
+    EASY = "easy"
+    """SJF with EASY backfill, both by true durations: nobody knows them, so a yardstick only."""
+    EASY_PREDICTED = "easy-predicted"
+    """The same by predicted durations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,28 @@ class Nodes:
         self._buckets[self._size] ^= whole
         return None
 
+    def fits(self, gpus: int) -> bool:
+        """Whether `take` would find a place."""
+        count, rest = divmod(gpus, self._size)
+        empty = self._buckets[self._size].bit_count()
+        return empty >= count and (
+            not rest or empty > count or any(self._buckets[rest : self._size])
+        )
+
+    def copy(self) -> Nodes:
+        """The same nodes, to try things on."""
+        same = Nodes(0, self._size)
+        same._buckets = self._buckets.copy()
+        same._free = self._free.copy()
+        return same
+
+    def hold(self, held: _Held) -> None:
+        """Take what a job holds elsewhere, which must be free here."""
+        whole, node, gpus = held
+        self._buckets[self._size] ^= whole
+        if gpus:
+            self._move(node, self._free[node] - gpus)
+
     def give(self, held: _Held) -> None:
         """Free what a job held."""
         whole, node, gpus = held
@@ -128,32 +156,35 @@ _Running = tuple[int, int, "_Queue", _Held, TraceJob]
 """A job on nodes: when it ends (s), its place in the trace, where, what it holds, the job."""
 
 
+_Key = Callable[[TraceJob], int]
+"""What a queue is ordered by, least first; equals in order of submission."""
+
+
 class _Queue(Protocol):
     """What waits for a VC's nodes."""
-
-    nodes: Nodes
 
     def add(self, place: int, job: TraceJob) -> None: ...
 
     def serve(self, now_s: int, running: list[_Running]) -> None:
         """Start what can be."""
 
+    def ended(self, place: int, held: _Held) -> None:
+        """A job has given its nodes back."""
+
 
 class _Strict:
-    """Served in order of a key; the first job that does not fit stops it."""
+    """The first job that does not fit stops the queue."""
 
-    __slots__ = ("_key", "nodes", "waiting")
-
-    def __init__(self, nodes: Nodes, key: Callable[[int, TraceJob], int]) -> None:
-        self.nodes = nodes
-        self.waiting: list[_Waiting] = []
+    def __init__(self, nodes: Nodes, key: _Key) -> None:
+        self._nodes = nodes
         self._key = key
+        self._waiting: list[_Waiting] = []
 
     def add(self, place: int, job: TraceJob) -> None:
-        heappush(self.waiting, (self._key(place, job), place, job))
+        heappush(self._waiting, (self._key(job), place, job))
 
     def serve(self, now_s: int, running: list[_Running]) -> None:
-        waiting, take = self.waiting, self.nodes.take
+        waiting, take = self._waiting, self._nodes.take
         while waiting:
             _, place, job = waiting[0]
             held = take(job.gpus)
@@ -162,62 +193,147 @@ class _Strict:
             heappop(waiting)
             heappush(running, (now_s + job.duration_s, place, self, held, job))
 
+    def ended(self, place: int, held: _Held) -> None:  # noqa: ARG002 (as every queue)
+        self._nodes.give(held)
+
 
 class _BestEffort:
-    """Served first come first served, passing over what does not fit.
+    """What does not fit is passed over.
 
     Jobs of one size wait in a line of which only the head is tried: where it does not fit, no other
     of its size does, as a pass only takes.
     """
 
-    __slots__ = ("_lines", "nodes")
-
-    def __init__(self, nodes: Nodes) -> None:
-        self.nodes = nodes
-        self._lines: defaultdict[int, deque[tuple[int, TraceJob]]] = defaultdict(deque)
+    def __init__(self, nodes: Nodes, key: _Key) -> None:
+        self._nodes = nodes
+        self._key = key
+        self._lines: defaultdict[int, list[_Waiting]] = defaultdict(list)
 
     def add(self, place: int, job: TraceJob) -> None:
-        self._lines[job.gpus].append((place, job))
+        heappush(self._lines[job.gpus], (self._key(job), place, job))
 
     def serve(self, now_s: int, running: list[_Running]) -> None:
-        take = self.nodes.take
-        heads = [(line[0][0], gpus) for gpus, line in self._lines.items()]
+        heads = [line[0] for line in self._lines.values()]
         heapify(heads)
         while heads:
-            place, gpus = heads[0]
-            held = take(gpus)
+            _, place, job = heads[0]
+            held = self._take(now_s, place, job)
             if held is None:
                 heappop(heads)
                 continue
-            line = self._lines[gpus]
-            job = line.popleft()[1]
             heappush(running, (now_s + job.duration_s, place, self, held, job))
+            line = self._lines[job.gpus]
+            heappop(line)
             if line:
-                heapreplace(heads, (line[0][0], gpus))
+                heapreplace(heads, line[0])
             else:
                 heappop(heads)
-                del self._lines[gpus]
+                del self._lines[job.gpus]
+
+    def ended(self, place: int, held: _Held) -> None:  # noqa: ARG002 (as every queue)
+        self._nodes.give(held)
+
+    def _take(self, now_s: int, place: int, job: TraceJob) -> _Held | None:  # noqa: ARG002
+        return self._nodes.take(job.gpus)
 
 
-def _predicted_gpu_s(_place: int, job: TraceJob) -> int:
+class _Easy(_BestEffort):
+    """The first job that does not fit is promised the earliest time at which it would, and what
+    comes after it may start unless it would break the promise (Lifka, JSSPP 1995).
+
+    The head of a line still stands for all of it: who comes later in it runs longer.
+    """
+
+    def __init__(self, nodes: Nodes, key: _Key, runtime_s: _Key) -> None:
+        super().__init__(nodes, key)
+        self._runtime_s = runtime_s
+        self._expected: dict[int, tuple[int, _Held]] = {}
+        self._promise: _Promise | None = None
+
+    def serve(self, now_s: int, running: list[_Running]) -> None:
+        self._promise = None
+        super().serve(now_s, running)
+
+    def ended(self, place: int, held: _Held) -> None:
+        super().ended(place, held)
+        del self._expected[place]
+
+    def _take(self, now_s: int, place: int, job: TraceJob) -> _Held | None:
+        held = self._nodes.take(job.gpus)
+        end_s = now_s + max(1, self._runtime_s(job))
+        if held is None:
+            self._promise = self._promise or self._promised(now_s, job.gpus)
+        elif self._promise is None or self._promise.allows(end_s, held):
+            self._expected[place] = end_s, held
+            return held
+        else:
+            self._nodes.give(held)
+        return None
+
+    def _promised(self, now_s: int, gpus: int) -> _Promise:
+        """From when jobs are expected to end; those that are overdue, in a second."""
+        then = self._nodes.copy()
+        for end_s, held in sorted(self._expected.values()):
+            then.give(held)
+            if then.fits(gpus):
+                return _Promise(max(end_s, now_s + 1), gpus, then)
+        return _Promise(NEVER_S, gpus, then)
+
+
+@dataclass(slots=True)
+class _Promise:
+    """When a job of so many GPUs starts at the latest, and the nodes as they will be then."""
+
+    at_s: int
+    gpus: int
+    then: Nodes
+
+    def allows(self, end_s: int, held: _Held) -> bool:
+        """Whether a job may hold these nodes until `end_s`; if so, it is counted in."""
+        if end_s <= self.at_s:
+            return True
+        self.then.hold(held)
+        if self.then.fits(self.gpus):
+            return True
+        self.then.give(held)
+        return False
+
+
+def _duration_s(job: TraceJob) -> int:
+    return job.duration_s
+
+
+def _predicted_s(job: TraceJob) -> int:
     if job.predicted_s is None:
         raise RefusedError(
             "no-prediction",
-            f"predicted_s of job {shown(job.id)} is missing; qssf needs a prediction of every job.",
+            f"predicted_s of job {shown(job.id)} is missing; this order needs one of every job.",
         )
-    return job.predicted_s * job.gpus
+    return job.predicted_s
+
+
+def _predicted_gpu_s(job: TraceJob) -> int:
+    return _predicted_s(job) * job.gpus
 
 
 def _queue(baseline: Baseline, nodes: Nodes) -> _Queue:
     match baseline:
         case Baseline.FIFO:
-            return _Strict(nodes, lambda place, _: place)
+            return _Strict(nodes, lambda _: 0)
         case Baseline.SJF:
-            return _Strict(nodes, lambda _, job: job.duration_s)
+            return _Strict(nodes, _duration_s)
         case Baseline.QSSF:
             return _Strict(nodes, _predicted_gpu_s)
         case Baseline.BEST_EFFORT:
-            return _BestEffort(nodes)
+            return _BestEffort(nodes, lambda _: 0)
+        case Baseline.BEST_EFFORT_SJF:
+            return _BestEffort(nodes, _duration_s)
+        case Baseline.BEST_EFFORT_QSSF:
+            return _BestEffort(nodes, _predicted_gpu_s)
+        case Baseline.EASY:
+            return _Easy(nodes, _duration_s, _duration_s)
+        case Baseline.EASY_PREDICTED:
+            return _Easy(nodes, _predicted_s, _predicted_s)
 
 
 def run(trace: Trace, baseline: Baseline, *, pooled: bool = False) -> Outcome:
@@ -279,8 +395,8 @@ def _play(jobs: Iterable[TraceJob], queues: Mapping[str, _Queue], book: _Book) -
         now_s = min(job.submit_s, running[0][0]) if running else job.submit_s
         touched: dict[_Queue, None] = {}
         while running and running[0][0] == now_s:
-            _, _, queue, held, ended = heappop(running)
-            queue.nodes.give(held)
+            _, number, queue, held, ended = heappop(running)
+            queue.ended(number, held)
             touched[queue] = None
             book.ended(ended, now_s)
         while job.submit_s == now_s:
