@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dure.errors import RefusedError
-from dure.rehearsal.baseline import Baseline, Nodes, run
+from dure.rehearsal.baseline import Baseline, run
+from dure.rehearsal.nodes import Nodes
 from dure.rehearsal.traces import dure, read
 from dure.rehearsal.traces.trace import Rows, Trace, TraceJob, Within
 
@@ -97,9 +98,11 @@ class Plain:
         """Starts, in order of submission."""
         now = 0
         while len(self.starts) < len(self.jobs):
-            for number in [n for n in self.held if self.end(n) <= now]:
+            ended = [number for number in self.held if self.end(number) == now]
+            for number in ended:
                 self.free = moved(self.free, self.held.pop(number), 1)
-            self.serve(now)
+            if ended or any(job.submit_s == now for job in self.jobs):
+                self.serve(now)
             now += 1
         return [self.starts[number] for number in range(len(self.jobs))]
 

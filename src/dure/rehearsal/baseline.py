@@ -3,7 +3,7 @@
 Strict FIFO, SJF and QSSF, best-effort FIFO and SJF with EASY answer to every printed digit as the
 simulators of Helios (Hu et al., SC'21) and Lucid (Hu et al., ASPLOS'23). What equality takes: whole
 seconds; jobs that end at t are gone before those that arrive at t are looked at; a strict queue
-stops at the first job that does not fit; and jobs are placed as `Nodes` says.
+stops at the first job that does not fit; and jobs are placed as `dure.rehearsal.nodes` says.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
 from heapq import heapify, heappop, heappush, heapreplace
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from dure.errors import RefusedError
 from dure.rehearsal.measure import Measures
+from dure.rehearsal.nodes import Held, Nodes
 from dure.rehearsal.traces.trace import Trace, TraceJob
 from dure.text import shown
 from dure.units import MS_PER_S
@@ -53,108 +54,11 @@ class Outcome:
     digest: str
 
 
-class _Held(NamedTuple):
-    """What a job holds: whole nodes as a bit mask, and GPUs of one node more (-1: of none)."""
-
-    whole: int
-    node: int
-    gpus: int
-
-
-class Nodes:
-    """A VC's nodes by how many GPUs they have free: a bucket is an integer with a bit a node.
-
-    Lowest ordinal first is then the lowest bit set, found and moved by machine words.
-    """
-
-    __slots__ = ("_buckets", "_free", "_size")
-
-    def __init__(self, nodes: int, gpus_per_node: int) -> None:
-        self._size = gpus_per_node
-        self._buckets = [0] * gpus_per_node + [(1 << nodes) - 1]
-        self._free = [gpus_per_node] * nodes
-
-    def take(self, gpus: int) -> _Held | None:
-        """Place a job "consolidated", or nothing where it does not fit.
-
-        Up to a node's size: the node with the fewest free GPUs that still fits. Beyond: wholly free
-        nodes, and for the rest the node with the most free GPUs. The lowest ordinal among equals.
-        """
-        count, rest = divmod(gpus, self._size)
-        empty = self._buckets[self._size]
-        if empty.bit_count() < count:
-            return None
-        whole = _lowest(empty, count)
-        self._buckets[self._size] ^= whole
-        if not rest:
-            return _Held(whole, -1, 0)
-        fits = range(self._size, rest - 1, -1) if count else range(rest, self._size + 1)
-        for free in fits:
-            if self._buckets[free]:
-                return _Held(whole, self._take_some(free, rest), rest)
-        self._buckets[self._size] ^= whole
-        return None
-
-    def fits(self, gpus: int) -> bool:
-        """Whether `take` would find a place."""
-        count, rest = divmod(gpus, self._size)
-        empty = self._buckets[self._size].bit_count()
-        return empty >= count and (
-            not rest or empty > count or any(self._buckets[rest : self._size])
-        )
-
-    def copy(self) -> Nodes:
-        """The same nodes, to try things on."""
-        same = Nodes(0, self._size)
-        same._buckets = self._buckets.copy()
-        same._free = self._free.copy()
-        return same
-
-    def hold(self, held: _Held) -> None:
-        """Take what a job holds elsewhere, which must be free here."""
-        whole, node, gpus = held
-        self._buckets[self._size] ^= whole
-        if gpus:
-            self._move(node, self._free[node] - gpus)
-
-    def give(self, held: _Held) -> None:
-        """Free what a job held."""
-        whole, node, gpus = held
-        self._buckets[self._size] |= whole
-        if gpus:
-            self._move(node, self._free[node] + gpus)
-
-    def _take_some(self, free: int, gpus: int) -> int:
-        bucket = self._buckets[free]
-        node = (bucket & -bucket).bit_length() - 1
-        self._move(node, free - gpus)
-        return node
-
-    def _move(self, node: int, free: int) -> None:
-        bit = 1 << node
-        self._buckets[self._free[node]] ^= bit
-        self._buckets[free] |= bit
-        self._free[node] = free
-
-
-def _lowest(mask: int, count: int) -> int:
-    """The lowest `count` bits of a mask that has as many."""
-    if mask.bit_count() == count:
-        return mask
-    taken = 0
-    for _ in range(count):
-        bit = mask & -mask
-        taken |= bit
-        mask ^= bit
-    return taken
-
-
 _Waiting = tuple[int, int, TraceJob]
 """A job in a queue: what it is ordered by, its place in the trace, the job."""
 
-_Running = tuple[int, int, "_Queue", _Held, TraceJob]
+_Running = tuple[int, int, "_Queue", Held, TraceJob]
 """A job on nodes: when it ends (s), its place in the trace, where, what it holds, the job."""
-
 
 _Key = Callable[[TraceJob], int]
 """What a queue is ordered by, least first; equals in order of submission."""
@@ -168,7 +72,7 @@ class _Queue(Protocol):
     def serve(self, now_s: int, running: list[_Running]) -> None:
         """Start what can be."""
 
-    def ended(self, place: int, held: _Held) -> None:
+    def ended(self, place: int, held: Held) -> None:
         """A job has given its nodes back."""
 
 
@@ -193,7 +97,7 @@ class _Strict:
             heappop(waiting)
             heappush(running, (now_s + job.duration_s, place, self, held, job))
 
-    def ended(self, place: int, held: _Held) -> None:  # noqa: ARG002 (as every queue)
+    def ended(self, place: int, held: Held) -> None:  # noqa: ARG002 (as every queue)
         self._nodes.give(held)
 
 
@@ -230,10 +134,10 @@ class _BestEffort:
                 heappop(heads)
                 del self._lines[job.gpus]
 
-    def ended(self, place: int, held: _Held) -> None:  # noqa: ARG002 (as every queue)
+    def ended(self, place: int, held: Held) -> None:  # noqa: ARG002 (as every queue)
         self._nodes.give(held)
 
-    def _take(self, now_s: int, place: int, job: TraceJob) -> _Held | None:  # noqa: ARG002
+    def _take(self, now_s: int, place: int, job: TraceJob) -> Held | None:  # noqa: ARG002
         return self._nodes.take(job.gpus)
 
 
@@ -247,18 +151,18 @@ class _Easy(_BestEffort):
     def __init__(self, nodes: Nodes, key: _Key, runtime_s: _Key) -> None:
         super().__init__(nodes, key)
         self._runtime_s = runtime_s
-        self._expected: dict[int, tuple[int, _Held]] = {}
+        self._expected: dict[int, tuple[int, Held]] = {}
         self._promise: _Promise | None = None
 
     def serve(self, now_s: int, running: list[_Running]) -> None:
         self._promise = None
         super().serve(now_s, running)
 
-    def ended(self, place: int, held: _Held) -> None:
+    def ended(self, place: int, held: Held) -> None:
         super().ended(place, held)
         del self._expected[place]
 
-    def _take(self, now_s: int, place: int, job: TraceJob) -> _Held | None:
+    def _take(self, now_s: int, place: int, job: TraceJob) -> Held | None:
         held = self._nodes.take(job.gpus)
         end_s = now_s + max(1, self._runtime_s(job))
         if held is None:
@@ -273,11 +177,15 @@ class _Easy(_BestEffort):
     def _promised(self, now_s: int, gpus: int) -> _Promise:
         """From when jobs are expected to end; those that are overdue, in a second."""
         then = self._nodes.copy()
-        for end_s, held in sorted(self._expected.values()):
+        at_s = NEVER_S
+        for expected_s, held in sorted(self._expected.values()):
+            end_s = max(expected_s, now_s + 1)
+            if end_s > at_s:
+                break
             then.give(held)
-            if then.fits(gpus):
-                return _Promise(max(end_s, now_s + 1), gpus, then)
-        return _Promise(NEVER_S, gpus, then)
+            if at_s == NEVER_S and then.fits(gpus):
+                at_s = end_s
+        return _Promise(at_s, gpus, then)
 
 
 @dataclass(slots=True)
@@ -288,7 +196,7 @@ class _Promise:
     gpus: int
     then: Nodes
 
-    def allows(self, end_s: int, held: _Held) -> bool:
+    def allows(self, end_s: int, held: Held) -> bool:
         """Whether a job may hold these nodes until `end_s`; if so, it is counted in."""
         if end_s <= self.at_s:
             return True
