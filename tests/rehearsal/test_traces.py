@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+from contextlib import suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dure.errors import RefusedError
-from dure.rehearsal.traces import Format, Within, dure, read
+from dure.rehearsal.traces import Format, Within, dure, files, read
 from dure.rehearsal.traces.files import json_items
 from dure.rehearsal.traces.trace import EXAMPLES_MAX, TraceJob
 
@@ -145,10 +147,33 @@ def test_a_file_that_is_no_trace_is_refused_in_a_sentence(tmp_path: Path) -> Non
     assert "There is no CSV file in" in refused(path / "empty")
 
 
+CELL = st.sampled_from(
+    ["job_id", "7", "-1", "1e400", "", "nan", "[", "]", '"', ",", "\n", ";", " "]
+)
+
+
+@settings(max_examples=150)
+@given(
+    st.sampled_from(Format),
+    st.one_of(st.binary(max_size=60), st.lists(CELL).map(lambda cells: "".join(cells).encode())),
+    st.booleans(),
+)
+def test_no_file_is_answered_with_a_traceback(
+    format_: Format,
+    content: bytes,
+    headed: bool,  # noqa: FBT001
+) -> None:
+    with TemporaryDirectory() as made:
+        path = folder(Path(made), "")
+        (path / "cluster_job_log").write_bytes(content)
+        (path / "jobs.csv").write_bytes(HEADER.encode() * headed + content)
+        for file in (path / "jobs.csv", path / "cluster_job_log"):
+            with suppress(RefusedError):
+                list(read(file, format_).jobs())
+
+
 @given(st.permutations(range(6)), st.sets(st.integers(0, 5)))
 def test_predictions_find_their_jobs_in_any_order(order: list[int], left_out: set[int]) -> None:
-    from tempfile import TemporaryDirectory  # noqa: PLC0415 (hypothesis asks for fresh folders)
-
     with TemporaryDirectory() as made:
         rows = "".join(f"j{number},a,u,{number},1,1,x\n" for number in range(6))
         path = folder(Path(made), rows)
@@ -235,10 +260,6 @@ def test_philly_sums_a_jobs_attempts(tmp_path: Path) -> None:
 def test_json_is_read_by_the_piece_as_it_is_whole(
     items: list[dict[str, str]], data: st.DataObject
 ) -> None:
-    from tempfile import NamedTemporaryFile  # noqa: PLC0415 (hypothesis asks for fresh files)
-
-    from dure.rehearsal.traces import files  # noqa: PLC0415
-
     text = json.dumps(items, indent=data.draw(st.sampled_from([None, 1])))
     with NamedTemporaryFile() as file, pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "_PIECE", data.draw(st.integers(1, 40)))

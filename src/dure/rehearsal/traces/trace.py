@@ -223,14 +223,17 @@ def moment_s(name: str, text: object) -> int:
     """A date and time, `2020-06-09 18:41:01`, as seconds since 1970.
 
     Raises:
-        BadRowError: not one.
+        BadRowError: not one, or before 1970.
     """
     try:
-        return int(datetime.fromisoformat(str(text)).replace(tzinfo=UTC).timestamp())
+        value = int(datetime.fromisoformat(str(text)).replace(tzinfo=UTC).timestamp())
     except ValueError:
+        value = -1
+    if value < 0:
         raise BadRowError(
-            f"bad-{name}", f"{name} is {shown(text)}; right is YYYY-MM-DD hh:mm:ss"
-        ) from None
+            f"bad-{name}", f"{name} is {shown(text)}; right is YYYY-MM-DD hh:mm:ss since 1970"
+        )
+    return value
 
 
 def _real(name: str, text: str) -> float:
