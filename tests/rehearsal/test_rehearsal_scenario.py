@@ -10,6 +10,7 @@ from dure.errors import RefusedError
 from dure.fleet import WavePhase
 from dure.rehearsal import scenario as rehearsals
 from dure.rehearsal.faults import NodeFailures, SiteOutage, SlowRecall, happenings
+from dure.rehearsal.submissions import jobs_expected
 from dure.scheduling.tuning import Tuning
 from dure.shares import ShareKind, cells, path
 from dure.units import instant_from_iso
@@ -64,25 +65,6 @@ def test_projects_of_a_workload_are_shares_below_its_own():
 def test_jobs_are_their_roots_for_reports_unless_the_workload_says_otherwise():
     assert workload(SMALL, "universities").terms.operator == "national"
     assert workload(SMALL, "lake-own").terms.operator == "lake"
-
-
-def test_an_offered_load_follows_what_the_share_is_guaranteed(tmp_path):
-    assert rehearsals.offered_gpus(SMALL, workload(SMALL, "universities")) == (
-        (SMALL.span.starts_ms, 24.0),
-    )
-    grown = TEXT.replace(
-        'id = "first"\ngpus = 64\nassumed = true\nin-service = 2026-01-01\n\n'
-        '[[pool.share]]\nholder = "lake"',
-        'id = "first"\ngpus = 32\nassumed = true\nin-service = 2026-01-01\n\n'
-        '[[pool.wave]]\nid = "second"\ngpus = 32\nin-service = "2026-11-23T12:00Z"\n\n'
-        '[[pool.share]]\nholder = "lake"',
-    )
-    growing = read(tmp_path, grown)
-    noon = instant_from_iso("2026-11-23T12:00Z")
-    assert rehearsals.offered_gpus(growing, workload(growing, "lake-own")) == (
-        (growing.span.starts_ms, 0.4 * 32),
-        (noon, 0.4 * 64),
-    )
 
 
 def test_faults_come_as_the_file_says():
@@ -164,6 +146,24 @@ def test_a_wrong_setting_is_refused_with_what_is_known(setting, sentence):
         ("gpus_max = 32", "gpus_max = 65", "gpus_max = 65", "gpus_max is 65; the largest that may"),
         ("load = 1.2", "lod = 1.2", "[[workload]]", "write either load or jobs_per_day"),
         ("load = 1.2", "load = 1.2\nlod = 1", "lod = 1", "lod is not a known key here; known are"),
+        (
+            "gpus_max = 32",
+            "gpus_max = 2",
+            "[[workload]]",
+            "gpus_mean is 3.72; it must be from 1 to",
+        ),
+        (
+            "gpus_max = 32",
+            "gpus_max = 32\nrun_median_s = 7_000",
+            "[[workload]]",
+            "run_median_s is 7000; it must be above 0 and at most run_mean_s, 6652",
+        ),
+        (
+            "seed = 1",
+            "seed = 1\njobs_max = 100",
+            "[[workload]]",
+            "jobs, most of them startups; rehearsal.jobs_max is 100: lower a load, raise",
+        ),
         ("load = 1.2", "load = nan", "load = nan", "load is nan; write a number above 0"),
         ("load = 1.2", "load = inf", "load = inf", "load is inf; write a number above 0"),
         ("load = 1.2", "load = -1", "load = -1", "load is -1; write a number above 0"),
@@ -261,12 +261,6 @@ def test_korea_is_rehearsed_through_2030_with_every_holder_at_work():
 
 def test_koreas_jobs_are_few_enough_to_be_rehearsed():
     korea = rehearsals.load(KOREA_TOML)
-    jobs = 0.0
-    for one in korea.workloads:
-        offered = rehearsals.offered_gpus(korea, one)
-        ends = [*(at for at, _ in offered[1:]), korea.span.ends_ms]
-        gpu_s = sum(
-            gpus * (end - at) / 1_000 for (at, gpus), end in zip(offered, ends, strict=True)
-        )
-        jobs += gpu_s / (one.gpus_mean * one.run_mean_s)
+    setting = rehearsals.setting(korea)
+    jobs = sum(jobs_expected(one, setting) for one in korea.workloads)
     assert 4_000_000 < jobs < min(8_000_000, korea.jobs_max)

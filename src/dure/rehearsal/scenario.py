@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -20,6 +19,15 @@ from dure.fleet import Pool
 from dure.jobs import GPUS_PER_NODE_MAX, Tier
 from dure.policy import allowed_pools
 from dure.rehearsal.faults import Fault, NodeFailures, SiteOutage, SlowRecall, Span
+from dure.rehearsal.generate import PUBLISHED, Demand, Profile
+from dure.rehearsal.submissions import (
+    Generated,
+    Recorded,
+    Setting,
+    Terms,
+    Workload,
+    jobs_expected,
+)
 from dure.scenario import Scenario
 from dure.scheduling.tuning import Tuning
 from dure.shares import (
@@ -27,8 +35,6 @@ from dure.shares import (
     Share,
     ShareKind,
     Shares,
-    cells,
-    changes_ms,
     check_against,
     path,
     shares_of,
@@ -40,77 +46,6 @@ from dure.units import INSTANT_MS_MAX, MILLI
 JOBS_MAX: Final = 10_000_000
 PROJECTS_MAX: Final = 100_000
 _USUAL: Final = Tuning()
-
-
-class Like(StrEnum):
-    """Published workloads that a generator is fitted to (AcmeTrace's summary of them)."""
-
-    SEREN = "seren"
-    KALOS = "kalos"
-    PHILLY = "philly"
-    HELIOS = "helios"
-    PAI = "pai"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """What all jobs of a workload have in common.
-
-    `share` is whose guarantee they run on, None where a trace's own virtual clusters say it;
-    `operator` whose jobs they are in reports, `group` the kind of organisation or empty. A job of
-    more than `gpus_per_node` GPUs takes whole nodes of so many. Users ask for `walltime_factor`
-    times what a job takes; None: for no limit. Jobs checkpoint every `checkpoint_every_s`; None:
-    never.
-    """
-
-    share: str | None
-    operator: str
-    group: str
-    data_class: str
-    tier: Tier
-    gpu_models: tuple[str, ...]
-    gpus_per_node: int
-    walltime_factor: float | None
-    checkpoint_every_s: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generated:
-    """Jobs that a generator makes up, like a published workload but for what is named here.
-
-    Either `load` or `jobs_per_day` is given: `load` is the GPU time that is asked for, as a part of
-    the share's guaranteed GPUs over time. With `projects`, jobs come from so many projects, each a
-    share of its own below the workload's.
-    """
-
-    id: str
-    terms: Terms
-    like: Like
-    gpus_max: int
-    gpus_mean: float | None = None
-    run_mean_s: float | None = None
-    run_median_s: float | None = None
-    load: float | None = None
-    jobs_per_day: float | None = None
-    projects: int = 0
-
-    @property
-    def leaves(self) -> tuple[str, ...]:
-        """The shares that its jobs run on: its projects', or its own."""
-        share = self.terms.share or ""
-        return tuple(f"{share}.{self.id}-{n}" for n in range(1, self.projects + 1)) or (share,)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
-    """Jobs from a recorded workload: a folder or file that `dure.rehearsal.traces` can read."""
-
-    id: str
-    terms: Terms
-    path: Path
-
-
-Workload = Generated | Recorded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,27 +85,9 @@ def load(file: Path, settings: Sequence[str] = ()) -> Rehearsal:
     return scenario.read_file(file, partial(_read, folder=file.parent), settings)
 
 
-def offered_gpus(rehearsal: Rehearsal, workload: Generated) -> tuple[tuple[int, float], ...]:
-    """What a workload with a `load` asks for over time: (from_ms, GPUs busy with it on average).
-
-    The first instant is the span's start. Until the next, it is `load` times the GPUs that its
-    share, with all below it, is guaranteed then.
-    """
-    pools = rehearsal.nation.fleet.pools
-    span = rehearsal.span
-    changes = changes_ms(rehearsal.shares, pools)
-    instants = [span.starts_ms, *(at for at in changes if span.starts_ms < at < span.ends_ms)]
-    found: list[tuple[int, float]] = []
-    for at_ms in instants:
-        guaranteed = sum(
-            cell.gpus
-            for cell in cells(rehearsal.shares, pools, at_ms)
-            if workload.terms.share in path(rehearsal.shares, cell.share)
-        )
-        gpus = guaranteed * (workload.load or 0.0)
-        if not found or found[-1][1] != gpus:
-            found.append((at_ms, gpus))
-    return tuple(found)
+def setting(rehearsal: Rehearsal) -> Setting:
+    """Where and when a rehearsal's workloads come."""
+    return Setting(rehearsal.shares, rehearsal.nation.fleet.pools, rehearsal.span)
 
 
 # ---- The shape of the sections, from the top down ------------------------------------------------
@@ -184,7 +101,7 @@ def _read(top: Table, folder: Path) -> Rehearsal:
     workloads = top.tables("workload", there.workload)
     faults = top.tables("fault", there.fault)
     policy = top.table("policy").build(_read_policy) if top.has("policy") else Policy()
-    return Rehearsal(
+    rehearsal = Rehearsal(
         nation=nation,
         shares=_with_projects(shares, workloads),
         span=span,
@@ -194,6 +111,21 @@ def _read(top: Table, folder: Path) -> Rehearsal:
         step_s=step_s,
         jobs_max=jobs_max,
     )
+    _check_jobs(top, rehearsal)
+    return rehearsal
+
+
+def _check_jobs(top: Table, rehearsal: Rehearsal) -> None:
+    """A slip in one number must not cost a day: what workloads bring is known beforehand."""
+    made_up = (one for one in rehearsal.workloads if isinstance(one, Generated))
+    jobs = {one.id: jobs_expected(one, setting(rehearsal)) for one in made_up}
+    if sum(jobs.values()) > rehearsal.jobs_max:
+        most = max(jobs, key=lambda id_: jobs[id_])
+        raise top.error(
+            "workload",
+            f"brings {sum(jobs.values()):,} jobs, most of them {most}; rehearsal.jobs_max is "
+            f"{rehearsal.jobs_max:,}: lower a load, raise gpus_mean or run_mean_s, or jobs_max",
+        )
 
 
 def _read_span(table: Table) -> tuple[Span, int | None, int]:
@@ -298,6 +230,19 @@ def _with_projects(shares: Shares, workloads: Sequence[Workload]) -> Shares:
 # ---- Workloads and faults ------------------------------------------------------------------------
 
 
+def _read_profile(table: Table) -> Profile:
+    """A published profile, but for what the file names itself."""
+    like = PUBLISHED[table.one_of("like", PUBLISHED)]
+    profile = Profile(
+        run_mean_s=table.given("run_mean_s", table.number, like.run_mean_s),
+        run_median_s=table.given("run_median_s", table.number, like.run_median_s),
+        gpus_mean=table.given("gpus_mean", table.number, like.gpus_mean),
+        gpus_max=table.count("gpus_max"),
+    )
+    Demand(like=profile, jobs_per_day=())  # holds the profile to what can be made up
+    return profile
+
+
 @dataclass(frozen=True, slots=True)
 class _There:
     """What workloads and faults may refer to."""
@@ -332,36 +277,22 @@ class _There:
         workload = Generated(
             id=id_,
             terms=self._terms(table),
-            like=table.one_of("like", Like),
-            gpus_max=table.count("gpus_max"),
-            gpus_mean=table.given("gpus_mean", table.number, None),
-            run_mean_s=table.given("run_mean_s", table.number, None),
-            run_median_s=table.given("run_median_s", table.number, None),
+            profile=_read_profile(table),
             load=table.given("load", table.number, None),
             jobs_per_day=table.given("jobs_per_day", table.number, None),
             projects=table.given("projects", table.count, 0),
         )
-        self._check_generated(table, workload)
-        return workload
-
-    def _check_generated(self, table: Table, workload: Generated) -> None:
         if (workload.load is None) == (workload.jobs_per_day is None):
             raise ValueError("write either load or jobs_per_day")
         if workload.projects > PROJECTS_MAX:
             raise table.error("projects", f"is more than {PROJECTS_MAX:,}; write at most that")
-        if (workload.gpus_mean or 0) > workload.gpus_max:
-            raise table.error("gpus_mean", f"is above gpus_max, {workload.gpus_max:,}")
-        mean, median = workload.run_mean_s, workload.run_median_s
-        if mean is not None and median is not None and median > mean:
-            raise table.error(
-                "run_median_s", f"is above run_mean_s, {mean:g}; run times have a long tail"
-            )
         self._check_size(table, workload)
+        return workload
 
     def _check_size(self, table: Table, workload: Generated) -> None:
         """The largest job must fit a pool that it may use, at some time."""
-        terms = workload.terms
-        slots = min(workload.gpus_max, terms.gpus_per_node)
+        terms, gpus_max = workload.terms, workload.profile.gpus_max
+        slots = min(gpus_max, terms.gpus_per_node)
         known = [
             pool
             for pool in self.nation.fleet.pools
@@ -371,11 +302,11 @@ class _There:
         allowed, _ = allowed_pools(self.nation.rules, terms.data_class, known)
         sizes = [(self._nodes_most(pool) * slots, pool.id) for pool in allowed]
         gpus, pool_id = max(sizes, default=(0, ""))
-        if workload.gpus_max > gpus:
+        if gpus_max > gpus:
             largest = f"pool {pool_id}, takes {gpus:,}" if gpus else "none, takes 0"
             raise table.error(
                 "gpus_max",
-                f"is {workload.gpus_max:,}; the largest that may ever run it, {largest} at "
+                f"is {gpus_max:,}; the largest that may ever run it, {largest} at "
                 f"{slots} a node; write at most that",
             )
 

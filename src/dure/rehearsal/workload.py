@@ -35,6 +35,8 @@ class Kind:
     priority: int = 50
     walltime_s: int | None = None
     """What the user asks for; None: the workload has no such limit."""
+    checkpoint_every_s: int | None = None
+    """How often it writes a checkpoint; None: never."""
 
     @property
     def gpus(self) -> int:
