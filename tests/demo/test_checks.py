@@ -6,15 +6,24 @@ from dure.allocations import Allocation, AllocationKind, BudgetUnit
 from dure.audit import audit
 from dure.demo import checks
 from dure.demo.checks import check_all
-from dure.demo.outcome import Books, Break, GangRun, Outcome, Point, Secret
+from dure.demo.outcome import Books, Break, GangRun, Loan, Outcome, Point, Secret
 from dure.errors import Reason
-from dure.jobs import Array, JobSpec, Resources
+from dure.jobs import Array, JobSpec, Resources, Tier
 from dure.journal import GENESIS, seal
 from dure.ledger import grant
 from dure.life import EndCause, State
 from dure.metering import Factors
 from dure.scheduling.world import Exclusion, Forecast
-from dure.views import AllocationView, AttemptView, JobSummary, JobView, TaskView, UsageLine
+from dure.views import (
+    AllocationView,
+    AttemptView,
+    EventView,
+    JobSummary,
+    JobView,
+    LendingLine,
+    TaskView,
+    UsageLine,
+)
 
 START_MS = 1_800_000_000_000
 
@@ -124,7 +133,32 @@ def good():
     national = job("national-core", [(State.SUCCEEDED, (attempt("n-1", pool="naver-h200"),))])
     erred = {"cause": EndCause.ERRED, "exit_code": 3}
     failing = job("missing-data", [(State.FAILED, (attempt("f-1", **erred),))])
-    jobs = (sweep, gang, national, failing)
+    called_back = {"cause": EndCause.RECALLED, "charge": 0, "exit_code": None}
+    borrower = job(
+        "borrower",
+        [
+            (
+                State.SUCCEEDED,
+                (
+                    attempt(
+                        "b-1",
+                        0,
+                        3,
+                        operator="sk",
+                        pool="sk-rtx",
+                        gpus=16,
+                        gpu_ms=48_000,
+                        **called_back,
+                    ),
+                    attempt("b-2", 4, 8, gpus=16, number=2),
+                ),
+            )
+        ],
+        tier=Tier.SPARE,
+    )
+    own = attempt("o-1", 3, 4, operator="sk", pool="sk-rtx", gpus=16)
+    owner = job("owner", [(State.SUCCEEDED, (own,))])
+    jobs = (sweep, gang, borrower, owner, national, failing)
     runs = [run for one in jobs for task in one.tasks for run in task.attempts]
     lines = tuple(usage(run) for run in runs)
     allocation = Allocation(
@@ -155,6 +189,19 @@ def good():
             loss=0.1,
             accuracy=0.95,
         ),
+        loan=Loan(
+            epoch_seen=5,
+            notice=EventView(
+                seq=9,
+                at_ms=START_MS + 2_000,
+                job="j-borrower",
+                task_index=0,
+                attempt="b-1",
+                state=State.RECALLING,
+                reason=Reason("recalled", "sk needs its GPUs."),
+            ),
+            resumed_from_epoch=6,
+        ),
         failing_log=("Traceback", "FileNotFoundError: no data"),
         secret=Secret(reached=True, answers_searched=9, files_searched=9, found_in=()),
         books=Books(
@@ -171,6 +218,16 @@ def good():
             usage=lines,
             audit=audit([seal(grant("a", BudgetUnit.UCREDIT, 100), 1, START_MS, GENESIS)]),
             posted_gpu_ms=sum(line.gpu_ms for line in lines),
+            lending=(
+                LendingLine(
+                    lender="sk",
+                    borrower="national.p",
+                    pool="sk-rtx",
+                    gpu_model="rtx-pro-6000",
+                    attempts=1,
+                    gpu_ms=16 * 3_000,
+                ),
+            ),
         ),
     )
 
@@ -192,7 +249,7 @@ def changed_run(outcome, name, number, **changes):
 
 def test_every_claim_holds_of_a_good_run():
     assert failed(good()) == []
-    assert len({check.name for check in check_all(good())}) == 15
+    assert len({check.name for check in check_all(good())}) == 18
 
 
 def test_nothing_is_ok_that_the_demo_did_not_come_to():
@@ -253,6 +310,40 @@ def test_a_gang_that_did_not_go_on(change, name):
 def test_an_attempt_that_went_otherwise(job_name, number, change, name):
     (only,) = failed(changed_run(good(), job_name, number, **change))
     assert name in only
+
+
+@pytest.mark.parametrize(
+    ("job_name", "number", "change", "name"),
+    [
+        ("borrower", 1, {"cause": EndCause.LOST}, "left with notice"),
+        ("borrower", 1, {"charge": 1}, "left with notice"),
+        ("borrower", 1, {"ended_ms": START_MS + 40_000}, "left with notice"),
+        ("owner", 1, {"pool": "nhn-b200"}, "left with notice"),
+        ("owner", 1, {"started_ms": START_MS + 2_000}, "left with notice"),
+        ("owner", 1, {"cause": EndCause.ERRED}, "left with notice"),
+        ("borrower", 2, {"pool": "sk-rtx"}, "resumed from its checkpoint elsewhere"),
+        ("borrower", 2, {"cause": EndCause.ERRED}, "resumed from its checkpoint elsewhere"),
+    ],
+)
+def test_a_recall_that_went_otherwise(job_name, number, change, name):
+    assert any(name in one for one in failed(changed_run(good(), job_name, number, **change)))
+
+
+@pytest.mark.parametrize(
+    "change", [{"resumed_from_epoch": 4}, {"resumed_from_epoch": None}, {"epoch_seen": None}]
+)
+def test_a_borrower_that_lost_what_it_had_saved(change):
+    outcome = good()
+    (only,) = failed(replace(outcome, loan=replace(outcome.loan, **change)))
+    assert "resumed from its checkpoint elsewhere" in only
+
+
+def test_a_loan_that_is_not_in_the_book():
+    outcome = good()
+    (line,) = outcome.books.lending
+    for wrong in ((), (replace(line, lender="nhn-cloud"),), (replace(line, gpu_ms=1),)):
+        (only,) = failed(replace(outcome, books=replace(outcome.books, lending=wrong)))
+        assert only.startswith("lending:")
 
 
 def test_a_weak_best_model():

@@ -6,7 +6,7 @@ from rich.console import Console
 from dure.demo import cast, evidence
 from dure.demo.cast import PLAYERS
 from dure.demo.screen import PlainScreen, screen
-from dure.demo.story import FILES, GangLog
+from dure.demo.story import FILES, OWNERS_FILE, EpochLog
 from dure.draft import Draft, requests
 from dure.jobfile import parse
 from dure.views import LogChunk
@@ -14,7 +14,9 @@ from dure.views import LogChunk
 NOW_MS = 1_800_000_000_000
 
 
-@pytest.mark.parametrize("file", [file for _, file in FILES], ids=lambda file: file.name)
+@pytest.mark.parametrize(
+    "file", [file for _, file in (*FILES, OWNERS_FILE)], ids=lambda file: file.name
+)
 def test_each_job_file_makes_a_job_in_the_shape_that_users_write(file):
     (draft,) = parse(file.read_text(), file.parent, source=file.name)
     environ = {"PSEUDONYM_KEY": "k"}
@@ -33,11 +35,12 @@ def test_every_player_holds_one_allocation_and_the_startup_pays_a_tenth():
         "200 credits for 30 days",
         "50 credits for 30 days",
         "8 B200 for 30 days",
+        "100 credits for 30 days",
     ]
 
 
-def test_the_gang_is_at_the_last_epoch_that_its_log_says_is_checkpointed():
-    log = GangLog(client=None, job="j-1")
+def test_a_training_is_at_the_last_epoch_that_its_log_says_is_checkpointed():
+    log = EpochLog(client=None, job="j-1")
     text = "rank 0 of 2: started anew\nepoch 1: loss 1.0, checkpoint written\nepoch 2: loss 0.4"
     for offset, part in enumerate((text[:30], text[30:70], text[70:])):
         chunk = LogChunk(

@@ -19,7 +19,7 @@ from dure.cli.render import amount, console, line, plain, table
 from dure.cli.shell import Output, OutputOption, Shell, shell_of
 from dure.errors import RefusedError
 from dure.life import EndCause
-from dure.units import MS_PER_S
+from dure.units import MS_PER_S, gpu_time_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -184,6 +184,7 @@ def _report(to: Console, checked: Checked) -> None:
         for sentence in dict.fromkeys(_reasons(job)):
             _paragraph(to, f"{job.summary.name}: {sentence}")
     _show_trained(to, outcome)
+    _show_lending(to, outcome)
     _show_noes(to, outcome)
     _heading(to, "Allocations")
     to.print(_allocations(outcome))
@@ -225,14 +226,14 @@ def _rows(outcome: Outcome, job: JobView) -> Iterator[Sequence[object]]:
         gpus = job.spec.resources.gpus
         waited = [waits_ms[run.id] for run in group if run.id in waits_ms]
         charge = sum(run.charge or 0 for run in group)
-        killed = group[0].cause is EndCause.NODE_FAILED
+        ours = group[0].cause in {EndCause.NODE_FAILED, EndCause.RECALLED}
         yield (
             job.summary.name,
             f"{group[0].operator}/{group[0].pool}",
             gpus if len(group) == 1 else f"{len(group)} x {gpus}",
             f"{max(waited) / MS_PER_S:.1f} s" if waited else "-",
             f"{sum(run.gpu_ms or 0 for run in group) / MS_PER_S:.1f} s",
-            "absorbed" if killed and not charge else amount(charge, job.unit),
+            "absorbed" if ours and not charge else amount(charge, job.unit),
             _result(outcome, job, group[-1]),
         )
 
@@ -252,6 +253,8 @@ def _result(outcome: Outcome, job: JobView, last: AttemptView) -> str:
         return "has not ended"
     if last.cause is EndCause.NODE_FAILED:
         return "node killed"
+    if last.cause is EndCause.RECALLED:
+        return "called back"
     if last.cause is EndCause.ERRED:
         return f"exit code {last.exit_code}"
     if job.summary.name == "sweep" and outcome.sweep:
@@ -280,6 +283,18 @@ def _show_trained(to: Console, outcome: Outcome) -> None:
         f"resumed from epoch {gang.resumed_from_epoch} and is right on {gang.accuracy:.2%} of "
         f"images that it has not seen (loss {gang.loss:.4f}).",
     )
+
+
+def _show_lending(to: Console, outcome: Outcome) -> None:
+    """Who lent to whom, and what the borrower was told."""
+    if outcome.books is None or not outcome.books.lending:
+        return
+    _heading(to, "Lent")
+    for lent in outcome.books.lending:
+        what = f"{gpu_time_text(lent.gpu_ms)} of {lent.pool}"
+        line(to, f"  {lent.lender} to {lent.borrower}: {what}")
+    if outcome.loan is not None and outcome.loan.notice is not None:
+        _paragraph(to, f"The borrower's notice: {outcome.loan.notice.reason.sentence}")
 
 
 def _show_noes(to: Console, outcome: Outcome) -> None:

@@ -1,4 +1,7 @@
-"""Who takes part in the demo: three organisations, all fictional, and what they hold."""
+"""Who takes part in the demo: organisations and projects, all fictional, and what they hold.
+
+One is an owner of GPUs, which the id of its organisation says: it is an operator of the scenario.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,12 @@ COMPANY: Final = _player(
     ("hull-vision", "Inspecting welds by camera"),
     Person(id="kim-dohyeon", name="Kim Dohyeon"),
 )
-PLAYERS: Final = (UNIVERSITY, STARTUP, COMPANY)
+OWNER: Final = _player(
+    Organisation(id="sk", name="SK", kind=OrganisationKind.COMPANY),
+    ("line-twin", "A digital twin of a production line"),
+    Person(id="choi-minseo", name="Choi Minseo"),
+)
+PLAYERS: Final = (UNIVERSITY, STARTUP, COMPANY, OWNER)
 
 STARTUP_SUBSIDY_MILLI: Final = 900
 """Korea's programme asks small firms and startups for 5 to 10 % of the market price (heraldcorp.com
@@ -62,7 +70,7 @@ STARTUP_SUBSIDY_MILLI: Final = 900
 
 
 def allocations(now_ms: int) -> tuple[Allocation, ...]:
-    """What the three hold for the next thirty days."""
+    """What the players hold for the next thirty days, in their order."""
     starts_ms, ends_ms = now_ms, now_ms + MONTH_MS
     return (
         Allocation(
@@ -91,6 +99,14 @@ def allocations(now_ms: int) -> tuple[Allocation, ...]:
             gpus=8,
             gpu_model="b200",
             pool="nhn-b200",
+        ),
+        Allocation(
+            id="line-twin-hours",
+            project=OWNER.id,
+            kind=AllocationKind.HOURS,
+            starts_ms=starts_ms,
+            ends_ms=ends_ms,
+            credit_ucredit=100 * UCREDIT_PER_CREDIT,
         ),
     )
 

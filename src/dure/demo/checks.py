@@ -7,11 +7,20 @@ from dataclasses import dataclass
 from typing import Final
 
 from dure.audit import Audit
-from dure.demo.outcome import FAILING, GANG, NATIONAL, SWEEP, Books, Outcome
+from dure.demo.outcome import (
+    BORROWER,
+    FAILING,
+    GANG,
+    NATIONAL,
+    OWNER,
+    SWEEP,
+    Books,
+    Outcome,
+)
 from dure.life import EndCause, State
 from dure.policy import EXCLUDED_BY_RULE
 from dure.scheduling.explain import ALLOCATION_TOO_SMALL
-from dure.units import gpu_time_text
+from dure.units import MS_PER_S, gpu_time_text
 from dure.views import AttemptView, JobView
 
 OPERATORS_MIN: Final = 4
@@ -136,6 +145,63 @@ def _gang_resumed(outcome: Outcome) -> Judged:
     return ok, f"{seen}, {result}"
 
 
+# ---- lending -------------------------------------------------------------------------------------
+
+
+def _lent(outcome: Outcome) -> Judged:
+    """It ran on an owner's GPUs, and the book of lending says so."""
+    attempts = _attempts(outcome, BORROWER)
+    if not attempts or outcome.books is None:
+        return False, NOT_SEEN
+    first = attempts[0]
+    lent = [
+        line
+        for line in outcome.books.lending
+        if line.pool == first.pool and line.lender == first.operator
+    ]
+    gpu_ms = sum(line.gpu_ms for line in lent)
+    ok = gpu_ms > 0 and gpu_ms == first.gpu_ms
+    return ok, f"{first.operator} lent {gpu_time_text(gpu_ms)} of {first.pool}"
+
+
+def _called_back(outcome: Outcome) -> Judged:
+    """Notice was given, the borrower left within its grace, and the owner then had its GPUs."""
+    borrowed, owned, loan = _attempts(outcome, BORROWER), _attempts(outcome, OWNER), outcome.loan
+    if not borrowed or not owned or loan is None or loan.notice is None:
+        return False, NOT_SEEN
+    first, own, job = borrowed[0], owned[-1], outcome.job(BORROWER)
+    grace_s = job.spec.grace_s if job is not None else 0
+    left_s = ((first.ended_ms or 0) - loan.notice.at_ms) / MS_PER_S
+    ok = (
+        first.cause is EndCause.RECALLED
+        and first.charge == 0
+        and left_s <= grace_s
+        and own.cause is EndCause.COMPLETED
+        and own.pool == first.pool
+        and (own.started_ms or 0) >= (first.ended_ms or 0)
+    )
+    seen = f"attempt 1 ended {first.cause} {left_s:.1f} s after its notice, charge {first.charge}"
+    return ok, f"{seen}; the owner's job then ran on {own.pool}, {own.cause}"
+
+
+def _resumed_elsewhere(outcome: Outcome) -> Judged:
+    attempts, loan = _attempts(outcome, BORROWER), outcome.loan
+    if loan is None or loan.epoch_seen is None or len(attempts) != 2:
+        return False, f"{len(attempts)} attempts" if attempts else NOT_SEEN
+    resumed, last = loan.resumed_from_epoch, attempts[1]
+    ok = (
+        last.cause is EndCause.COMPLETED
+        and last.pool != attempts[0].pool
+        and resumed is not None
+        and resumed >= loan.epoch_seen
+    )
+    where = f"on {last.pool} of {last.operator} from epoch {resumed}"
+    return (
+        ok,
+        f"left {attempts[0].pool} after epoch {loan.epoch_seen}, resumed {where}, {last.cause}",
+    )
+
+
 # ---- rules, refusals, failures -------------------------------------------------------------------
 
 
@@ -256,6 +322,9 @@ _CLAIMS: Final[tuple[tuple[str, Callable[[Outcome], Judged]], ...]] = (
     ("gang: two nodes trained one model", _gang_nodes),
     ("gang: the killed node cost the user nothing", _gang_broken),
     ("gang: it came back and resumed from its checkpoint", _gang_resumed),
+    ("lending: a spare job ran on GPUs that their owner left idle", _lent),
+    ("recall: it left with notice when the owner came, who then ran", _called_back),
+    ("recall: it resumed from its checkpoint elsewhere", _resumed_elsewhere),
     ("national core data: ran on government-owned GPUs", _national_pool),
     ("national core data: who is excluded, by which rule", _national_excluded),
     ("too much: refused in one sentence", _refused),

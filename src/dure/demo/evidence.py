@@ -17,12 +17,25 @@ from dure.agent.wire import FileEntry
 from dure.audit import audit
 from dure.client import Client, last_lines
 from dure.demo.cast import Player
-from dure.demo.outcome import FAILING, GANG, NATIONAL, SWEEP, Books, Break, GangRun, Point, Secret
+from dure.demo.outcome import (
+    BORROWER,
+    FAILING,
+    GANG,
+    NATIONAL,
+    SWEEP,
+    Books,
+    Break,
+    GangRun,
+    Loan,
+    Point,
+    Secret,
+)
 from dure.federation import Federation
 from dure.journal import JournalKind
 from dure.views import JobView, UsageLine
 
 LAST_LINES: Final = 4
+RECALLED: Final = "recalled"
 
 _EPOCH: Final = re.compile(r"\Aepoch (\d+): .*checkpoint written\Z")
 _RESUMED: Final = re.compile(r"\Arank \d+ of \d+: resumed from epoch (\d+)\Z")
@@ -79,14 +92,25 @@ class Evidence:
             return None
         lines = self._lines(GANG, rank=0) + self._lines(GANG, rank=1)
         result = _read(self._fetch(GANG, folder).get(0, folder) / "result.json")
-        resumed = [int(found[1]) for line in lines if (found := _RESUMED.match(line))]
         ranks = {int(found[1]) for line in lines if (found := _TOOK_PART.match(line))}
         return GangRun(
             broken=broken,
-            resumed_from_epoch=min(resumed, default=None),
+            resumed_from_epoch=_resumed(lines),
             ranks_heard=tuple(sorted(ranks)),
             loss=result.get("loss"),
             accuracy=result.get("accuracy"),
+        )
+
+    def loan(self, epoch_seen: int | None) -> Loan | None:
+        """What the borrower's events and log say of its recall."""
+        if (found := self._job(BORROWER)) is None:
+            return None
+        client, job = found
+        events = client.why(job.summary.id).events
+        return Loan(
+            epoch_seen=epoch_seen,
+            notice=next((one for one in events if one.reason.code == RECALLED), None),
+            resumed_from_epoch=_resumed(self._lines(BORROWER)),
         )
 
     def _lines(self, name: str, *, rank: int = 0) -> list[str]:
@@ -132,6 +156,11 @@ class Evidence:
                     yield f"log of {id_}[{task.index}] rank {rank}", text.encode()
 
 
+def _resumed(lines: Iterable[str]) -> int | None:
+    """From which epoch a training went on, if it did."""
+    return min((int(found[1]) for line in lines if (found := _RESUMED.match(line))), default=None)
+
+
 def _content(client: Client, job: str, index: int, entry: FileEntry) -> Iterator[bytes]:
     return client.output(job, index, entry.sha256)
 
@@ -167,6 +196,7 @@ def books(admin: Client) -> Books:
         usage=tuple(_usage(admin)),
         audit=audit(journals),
         posted_gpu_ms=sum(ledger.bill_of(one).gpu_ms for one in settles),
+        lending=admin.lending().lines,
     )
 
 

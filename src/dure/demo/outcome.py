@@ -8,12 +8,14 @@ from dure.audit import Audit
 from dure.errors import Reason
 from dure.federation import Played
 from dure.scheduling.world import Forecast
-from dure.views import AllocationView, JobView, UsageLine
+from dure.views import AllocationView, EventView, JobView, LendingLine, UsageLine
 
 SWEEP = "sweep"
 GANG = "gang"
 NATIONAL = "national-core"
 FAILING = "missing-data"
+BORROWER = "borrower"
+OWNER = "owner"
 TOO_MUCH = "too-much"
 
 
@@ -51,6 +53,16 @@ class GangRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Loan:
+    """What the borrower's events and log said of its recall."""
+
+    epoch_seen: int | None
+    """The last epoch whose checkpoint its log had shown when the owner came; None: it never did."""
+    notice: EventView | None
+    resumed_from_epoch: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Secret:
     """Whether a job's secret reached it, and where else it was found."""
 
@@ -68,6 +80,7 @@ class Books:
     usage: tuple[UsageLine, ...]
     audit: Audit
     posted_gpu_ms: int
+    lending: tuple[LendingLine, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +97,7 @@ class Outcome:
     plan: Forecast | None = None
     sweep: tuple[Point, ...] = ()
     gang: GangRun | None = None
+    loan: Loan | None = None
     failing_log: tuple[str, ...] = ()
     secret: Secret | None = None
     books: Books | None = None

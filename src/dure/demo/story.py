@@ -1,4 +1,5 @@
-"""What happens in the demo: five jobs are submitted, one node is broken, all is watched to its end.
+"""What happens in the demo: jobs are submitted, a node is broken, an owner asks for what it lent,
+all is watched to its end.
 
 Everything goes through the public API with the members' own tokens, except for breaking the node.
 """
@@ -18,8 +19,8 @@ from typing import Final, Protocol, Self
 from dure import workdir
 from dure.client import ApiError, Client, UnreachableError
 from dure.demo import cast, evidence
-from dure.demo.cast import COMPANY, STARTUP, UNIVERSITY, Player
-from dure.demo.outcome import GANG, NATIONAL, Break, Outcome
+from dure.demo.cast import COMPANY, OWNER, STARTUP, UNIVERSITY, Player
+from dure.demo.outcome import BORROWER, GANG, NATIONAL, Break, Outcome
 from dure.draft import Draft, requests
 from dure.engines.local.fail import kill_node
 from dure.errors import Reason
@@ -33,14 +34,18 @@ from dure.views import JobView, LogChunk, Submission
 WORK: Final = Path(__file__).parent / "work"
 FILES: Final = (
     (COMPANY, WORK / "gang" / "job.yaml"),
+    (STARTUP, WORK / "gang" / "borrower.yaml"),
     (STARTUP, WORK / "sweep" / "job.yaml"),
     (UNIVERSITY, WORK / "records" / "job.yaml"),
     (UNIVERSITY, WORK / "sweep" / "failing.yaml"),
     (STARTUP, WORK / "gang" / "too-much.yaml"),
 )
 """Who submits what, in this order."""
+OWNERS_FILE: Final = (OWNER, WORK / "sweep" / "owner.yaml")
+"""What the owner submits later."""
 
 BREAK_AFTER_EPOCH: Final = 3
+OWNER_COMES_AFTER_EPOCH: Final = 5
 BROKEN_RANK: Final = 1
 TURN_S: Final = 0.3
 WATCH_S_MAX: Final = 180.0
@@ -58,8 +63,8 @@ class Screen(Protocol):
 
 
 @dataclass(slots=True)
-class GangLog:
-    """Follows the gang's log through the API, in a thread, to know its last checkpointed epoch."""
+class EpochLog:
+    """Follows a training's log through the API, in a thread, to know its last saved epoch."""
 
     client: Client
     job: str
@@ -69,7 +74,7 @@ class GangLog:
 
     def start(self) -> None:
         """Begin to follow."""
-        self._thread = threading.Thread(target=self._follow, daemon=True, name="gang-log")
+        self._thread = threading.Thread(target=self._follow, daemon=True, name="epoch-log")
         self._thread.start()
 
     def _follow(self) -> None:
@@ -96,7 +101,9 @@ class Story:
     plan: Forecast | None = None
     refusal: Reason | None = None
     broken: Break | None = None
-    _log: GangLog | None = None
+    lent_until_epoch: int | None = None
+    """The borrower's last checkpointed epoch when the owner asked for its GPUs."""
+    _logs: dict[str, EpochLog] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
         return self
@@ -107,15 +114,18 @@ class Story:
     def submit(self) -> None:
         """Upload each job's folder and submit it, as its project's PI."""
         for player, file in FILES:
-            (draft,) = parse(file.read_text(), file.parent, source=file.name)
-            draft = draft.over(Draft(project=player.id))
-            self.screen.say(f"{player.pi.name} of {player.organisation.name} submits {draft.name}")
             try:
-                self._submit(player, draft)
+                self._submit_file(player, file)
             except ApiError as no:
                 self.refusal = Reason(no.problem.code, no.problem.detail)
                 self.screen.say(f"Refused: {no.problem.detail}")
             self.screen.show(self.jobs())
+
+    def _submit_file(self, player: Player, file: Path) -> None:
+        (draft,) = parse(file.read_text(), file.parent, source=file.name)
+        draft = draft.over(Draft(project=player.id))
+        self.screen.say(f"{player.pi.name} of {player.organisation.name} submits {draft.name}")
+        self._submit(player, draft)
 
     def _submit(self, player: Player, draft: Draft) -> None:
         client = self.clients[player.id]
@@ -126,22 +136,23 @@ class Story:
             self.plan = client.plan(asked[0].spec)
         (job,) = client.submit(Submission(asked), key=f"demo-{uuid.uuid4()}").jobs
         self.submitted[job.id] = player
-        if draft.name == GANG:
-            self._log = GangLog(client, job.id)
-            self._log.start()
+        if draft.name in {GANG, BORROWER}:
+            self._logs[draft.name] = EpochLog(client, job.id)
+            self._logs[draft.name].start()
 
     def jobs(self) -> tuple[JobView, ...]:
         """How the submitted jobs are now."""
         return tuple(self.clients[who.id].job(job) for job, who in self.submitted.items())
 
     def watch(self) -> tuple[JobView, ...]:
-        """Show the jobs until all have ended; break a node on the way."""
+        """Show the jobs until all have ended; on the way, break a node and let the owner come."""
         deadline_s = time.monotonic() + WATCH_S_MAX
         self.screen.say(f"Waiting for epoch {BREAK_AFTER_EPOCH} of the gang, to break a node then")
         while True:
             jobs = self.jobs()
             self.screen.show(jobs)
             self._break_when_due(jobs)
+            self._let_owner_come_when_due()
             if all(job.summary.state in TERMINAL for job in jobs):
                 return jobs
             if time.monotonic() > deadline_s:
@@ -149,8 +160,18 @@ class Story:
                 return jobs
             time.sleep(TURN_S)
 
+    def _epoch(self, name: str) -> int:
+        return self._logs[name].epoch if name in self._logs else 0
+
+    def _let_owner_come_when_due(self) -> None:
+        epoch = self._epoch(BORROWER)
+        if self.lent_until_epoch is None and epoch >= OWNER_COMES_AFTER_EPOCH:
+            self.screen.say(f"The borrower has saved epoch {epoch}: now the owner needs its GPUs")
+            self.lent_until_epoch = epoch
+            self._submit_file(*OWNERS_FILE)
+
     def _break_when_due(self, jobs: tuple[JobView, ...]) -> None:
-        if self.broken or self._log is None or (epoch := self._log.epoch) < BREAK_AFTER_EPOCH:
+        if self.broken or (epoch := self._epoch(GANG)) < BREAK_AFTER_EPOCH:
             return
         gang = next(job for job in jobs if job.summary.name == GANG)
         for attempt in gang.tasks[0].attempts:
@@ -226,6 +247,7 @@ def perform(story: Story) -> Outcome:
         plan=story.plan,
         sweep=found.sweep(results),
         gang=found.gang(results, story.broken),
+        loan=found.loan(story.lent_until_epoch),
         failing_log=found.failing_log(),
         books=evidence.books(story.admin),
         secret=found.secret(story.secret, results, federation.data),
