@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from html import escape
+from math import log10
 from typing import Any, Final
 
 import plotly.graph_objects as go
@@ -127,6 +128,7 @@ def wait_axis(most_s: float) -> dict[str, Any]:
     marks = [mark for mark in WAITS_S if mark <= reach]
     return {
         "type": "log",
+        "range": [-0.08, log10(reach) + 0.08],
         "tickvals": marks,
         "ticktext": [WAITS_S[mark] for mark in marks],
     }

@@ -110,7 +110,7 @@ _POLICY: Final = (
 
 _STYLE: Final = (
     f"body{{font-family:{FONTS}}}"
-    + """
+    """
 :root{--ink:#1f2933;--soft:#5b6672;--line:#dfe3e8;--paper:#fbfbfa;--card:#ffffff;--accent:#2f6f8f}
 @media(prefers-color-scheme:dark){:root{--ink:#e6e9ec;--soft:#9aa5b1;--line:#323a43;--paper:#14181c;
 --card:#1c2127;--accent:#7fb7d1}}

@@ -55,8 +55,8 @@ def in_use(run: Run) -> Plot | None:
         over_time(run, capacity, "capacity", name="in service", line={"color": GREY, "width": 2})
     )
     mark_outages(run, drawn)
-    drawn.update_xaxes(title=time_title(run))
-    drawn.update_yaxes(title="GPUs", rangemode="tozero")
+    drawn.update_xaxes(title_text=time_title(run))
+    drawn.update_yaxes(title_text="GPUs", rangemode="tozero")
     used = total(table, "gpus_ms")
     others = total(table.filter(pl.col("borrower") != OWN), "gpus_ms")
     served = total(capacity, "capacity_ms") or 1
@@ -81,8 +81,8 @@ def borrowed(run: Run) -> Plot | None:
     for name in sorted(set(table["borrower"]), key=others_last):
         part = parts.filter(pl.col("borrower") == name)
         drawn.add_trace(area(run, part, "gpus", colour[name], name=label(name)))
-    drawn.update_xaxes(title=time_title(run))
-    drawn.update_yaxes(title="GPUs", rangemode="tozero")
+    drawn.update_xaxes(title_text=time_title(run))
+    drawn.update_yaxes(title_text="GPUs", rangemode="tozero")
     sums = table.group_by("borrower").agg(pl.col("gpus_ms").sum()).sort("gpus_ms", "borrower")
     most = sums.row(-1, named=True)
     peak = parts.group_by("at_ms").agg(pl.col("gpus").sum()).sort("gpus", "at_ms").row(-1)
@@ -126,8 +126,8 @@ def lending(run: Run) -> Plot | None:
         ygap=3,
         colorbar={"title": "GPU-h", "outlinewidth": 0, "thickness": 12},
     )
-    drawn.update_xaxes(side="top", showgrid=False, title="borrower")
-    drawn.update_yaxes(showgrid=False, title="lender")
+    drawn.update_xaxes(side="top", showgrid=False, title_text="borrower")
+    drawn.update_yaxes(showgrid=False, title_text="lender")
     (lender, borrower), most = max(sums.items(), key=lambda item: (item[1], item[0]))
     return Plot(
         "GPU time lent, by lender and borrower (GPU-hours)",
@@ -171,8 +171,8 @@ def utilisation(run: Run) -> Plot | None:
             annotation={"text": "every operator alone", "font": {"color": BAD}},
         )
     mark_outages(run, drawn)
-    drawn.update_xaxes(title=time_title(run))
-    drawn.update_yaxes(title="of the GPUs in service", tickformat=".0%", range=[0, 1.02])
+    drawn.update_xaxes(title_text=time_title(run))
+    drawn.update_yaxes(title_text="of the GPUs in service", tickformat=".0%", range=[0, 1.02])
     served = total(table, "capacity_ms")
     alone = total(table, "own_ms") / served
     every = total(table, "gpus_ms") / served
@@ -216,7 +216,7 @@ def fairness(run: Run) -> Plot | None:
         marker={"symbol": "line-ns", "size": 18, "line": {"width": 3, "color": "#ccbb44"}},
         hovertemplate="%{y} is entitled to %{x:.1%}<extra></extra>",
     )  # fmt: skip
-    drawn.update_xaxes(title="part of all", tickformat=".0%", rangemode="tozero")
+    drawn.update_xaxes(title_text="part of all", tickformat=".0%", rangemode="tozero")
     gaps = table.with_columns((pl.col("used") - pl.col("entitled")).alias("gap")).sort("gap")
     least, most = gaps.row(0, named=True), gaps.row(-1, named=True)
     return Plot(
@@ -253,8 +253,8 @@ def fairness_over_time(run: Run) -> Plot | None:
     for name in sorted(largest):
         part = table.filter(pl.col("share") == name).sort("at_ms")
         drawn.add_trace(over_time(run, part, "gap", name=label(name), line={"color": colour[name]}))
-    drawn.update_xaxes(title=time_title(run))
-    drawn.update_yaxes(title="points above (below) its part", zeroline=True, zerolinewidth=2)
+    drawn.update_xaxes(title_text=time_title(run))
+    drawn.update_yaxes(title_text="points above (below) its part", zeroline=True, zerolinewidth=2)
     apart = pl.col("gap").abs().mean()
     mean = table.group_by("share").agg(apart.alias("apart")).sort("apart", "share")
     nearest, farthest = mean.row(0), mean.row(-1)
@@ -297,8 +297,8 @@ def recalls(run: Run) -> Plot | None:
                 "tickmode": "auto", "rangemode": "tozero", "automargin": True, "linecolor": LINE},
         bargap=0.15,
     )  # fmt: skip
-    drawn.update_xaxes(title=time_title(run))
-    drawn.update_layout(yaxis_title=f"recalls in {span(step_ms / MS_PER_S)}")
+    drawn.update_xaxes(title_text=time_title(run))
+    drawn.update_layout(yaxis_title_text=f"recalls in {span(step_ms / MS_PER_S)}")
     return Plot(
         "Recalls, and the GPU-hours of work that they lost",
         drawn,

@@ -99,7 +99,7 @@ def _ranges(table: pl.DataFrame, by: str) -> go.Figure:
         "9 in 10 within %{customdata[2]}<br>99 in 100 within %{customdata[3]}<br>"
         "mean %{customdata[4]}<extra></extra>",
     )
-    drawn.update_xaxes(title="wait, logarithmic", **wait_axis(max(shown["p99"])))
+    drawn.update_xaxes(title_text="wait, logarithmic", **wait_axis(max(shown["p99"])))
     return drawn
 
 
@@ -172,8 +172,8 @@ def queue(run: Run) -> Plot | None:
         part = parts.filter(pl.col("operator") == name)
         drawn.add_trace(area(run, part, "gpus", colour[name], name=label(name)))
     mark_outages(run, drawn)
-    drawn.update_xaxes(title=time_title(run))
-    drawn.update_yaxes(title="GPUs", rangemode="tozero")
+    drawn.update_xaxes(title_text=time_title(run))
+    drawn.update_yaxes(title_text="GPUs", rangemode="tozero")
     steps = table.group_by("at_ms").agg(
         pl.col("gpus", "jobs", "gpus_ms").sum(), pl.col("step_ms").first()
     )
@@ -220,7 +220,7 @@ def joining(run: Run) -> Plot | None:
     )
     drawn.add_vline(x=1, line={"color": GREY, "width": 1.5, "dash": "dash"})
     drawn.update_xaxes(
-        title="together by alone (below 1: gains)", range=[0, max(1.1, 1.05 * max(ratios))]
+        title_text="together by alone (below 1: gains)", range=[0, max(1.1, 1.05 * max(ratios))]
     )
     worse = sum(ratio > 1 for ratio in ratios)
     best = table.row(-1, named=True)
@@ -228,6 +228,6 @@ def joining(run: Run) -> Plot | None:
         "What each operator gained by joining (mean completion time, together by alone)",
         drawn,
         f"{len(ratios) - worse} of {len(ratios)} operators' jobs end no later than alone; "
-        f"{best['operator']} gains most, {span(best['avg_jct_s'])} for "
+        f"{best['operator']} gains most, {span(best['avg_jct_s'])} instead of "
         f"{span(best['isolated_avg_jct_s'])}.",
     )

@@ -103,8 +103,9 @@ def read(folder: Path) -> Run:
 
 
 def _no_run(folder: Path, why: str) -> RefusedError:
+    named = str(folder)
     return RefusedError(
         "no-run",
-        f"{shown(str(folder))} is no finished rehearsal: {why}; "
+        f"{named if named.isprintable() else shown(named)} is no finished rehearsal: {why}; "
         "name a folder that dure rehearse wrote with --out.",
     )
