@@ -1,6 +1,7 @@
 """What of a scenario is for rehearsals: read, refused with its line, and turned by settings."""
 
 import re
+import tomllib
 from dataclasses import fields
 
 import pytest
@@ -264,3 +265,12 @@ def test_koreas_jobs_are_few_enough_to_be_rehearsed():
     setting = rehearsals.setting(korea)
     jobs = sum(jobs_expected(one, setting) for one in korea.workloads)
     assert 4_000_000 < jobs < min(8_000_000, korea.jobs_max)
+
+
+def test_every_key_of_the_shipped_scenarios_is_explained():
+    page = (KOREA_TOML.parents[1] / "docs" / "scenarios.md").read_text(encoding="utf-8")
+    for file in (SMALL_TOML, KOREA_TOML):
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+        tables = [data["rehearsal"], *data["share"], *data["workload"], *data["fault"]]
+        keys = {key for table in tables for key in table}
+        assert [key for key in sorted(keys) if f"`{key}`" not in page] == []

@@ -2,7 +2,7 @@
 what goes wrong, and the scheduler's dials.
 
 All of it stands in the file that also says what fleet there is; `dure up` passes it by. The span
-is a must, everything else may be left out. Docs: docs/reference/scenario.md.
+is a must, everything else may be left out. Keys: docs/scenarios.md.
 """
 
 from __future__ import annotations

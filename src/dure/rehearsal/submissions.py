@@ -7,6 +7,7 @@ of one, changes no job of the others.
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -24,10 +25,13 @@ from dure.rehearsal.generate import DAY_MS, HOURS_IN_WEEK, Demand, Profile
 from dure.rehearsal.traces.trace import TraceJob
 from dure.rehearsal.workload import Arrival, Kind
 from dure.shares import Shares, cells, changes_ms, path
-from dure.units import MS_PER_HOUR, MS_PER_S, S_PER_HOUR, WALLTIME_S_MAX
+from dure.units import MS_PER_HOUR, MS_PER_S, S_PER_HOUR
 
 USERS_LEAST: Final = 100
 """Of a generated workload, or as many as it has projects."""
+
+ROUND_S: Final = tuple(hours * S_PER_HOUR for hours in (1, 4, 12, 24, 72, 168, 720, 2_160))
+"""Walltimes that people ask for: hours, days, a week, a month, a quarter (assumed)."""
 
 _THURSDAY_H: Final = 3 * 24
 """The hour of the week, from Monday midnight, at which 1970 began."""
@@ -40,7 +44,7 @@ class Terms:
     `share` is whose guarantee they run on, None where a trace's own virtual clusters say it;
     `operator` whose jobs they are in reports, `group` the kind of organisation or empty. A job of
     more than `gpus_per_node` GPUs takes whole nodes of so many. Users ask for `walltime_factor`
-    times what a job takes, rounded up to 1, 2, 4 ... hours; None: for no limit. Jobs checkpoint
+    times what a job takes, rounded up to one of `ROUND_S`; None: for no limit. Jobs checkpoint
     every `checkpoint_every_s`; None: never.
     """
 
@@ -159,17 +163,16 @@ def _stream(workload: Workload, setting: Setting) -> Iterator[Arrival]:
         if factor is None:
             yield Arrival(at_ms, kind, duration_ms, predicted_ms, named)
             continue
-        walltime_s = _round_walltime_s(int(duration_ms * factor))
+        walltime_s = _round_walltime_s(duration_ms * factor / MS_PER_S)
         key = (id(kind), walltime_s)  # a kind is made once and lives as long as its stream
         if key not in limited:
             limited[key] = replace(kind, walltime_s=walltime_s)
         yield Arrival(at_ms, limited[key], duration_ms, predicted_ms, named)
 
 
-def _round_walltime_s(wanted_ms: int) -> int:
-    """The next of 1, 2, 4 ... hours: people ask for round times."""
-    hours_less_one = max(0, wanted_ms - 1) // MS_PER_HOUR
-    return min((1 << hours_less_one.bit_length()) * S_PER_HOUR, WALLTIME_S_MAX)
+def _round_walltime_s(wanted_s: float) -> int:
+    """The next round time, as people ask for; the longest where none is long enough."""
+    return ROUND_S[min(bisect_left(ROUND_S, wanted_s), len(ROUND_S) - 1)]
 
 
 def _generated(workload: Generated, setting: Setting) -> Iterator[Arrival]:
