@@ -17,5 +17,16 @@ class Tuning:
     """How long a borrower runs before it can be called back."""
     half_life_s: int = 7 * 24 * 3_600
     """Usage counts half after so long (Slurm's PriorityDecayHalfLife, 7 days by default)."""
-    wait_bound_s: int = 24 * 3_600
+    wait_bound_s: int = 14 * 24 * 3_600
     """A task that has waited so long comes before all that have not, oldest first."""
+    patience_s: int = 14 * 24 * 3_600
+    """When a blocked head without a limit of its own has nodes kept for it. One whose walltime its
+    engine enforces has them at once (EASY); kept on the word of a mere estimate, they idle: on the
+    ITP trace that costs every job 4 % of its time, and a wait of two weeks is the exception."""
+    rank_period_s: int = 60
+    """How often fair share is looked at anew (Slurm's PriorityCalcPeriod, 5 minutes by default)."""
+    borrow_before_recall_s: int = 6 * 3_600
+    """A task expected to run no longer than this rather borrows what idles elsewhere than have
+    somebody called back from what it is promised."""
+    checkpoint_age_s: int = 1_800
+    """How old a checkpoint usually is (the median): what tells of none counts as saved so long ago."""

@@ -1,0 +1,222 @@
+"""Who waits: tasks in lines, lines in demands; of each only the head is ever tried.
+
+A *line* is tasks alike: one share, one shape, one set of rules. Within it the order is priority,
+then expected GPU time, then age. A *demand* is all lines that want the same: a shape, on the same
+pools, under the same promises. Its head is the head of the line whose turn it is: what has waited
+past the bound, then fair share, then expected GPU time, then age. If the head of a demand finds no
+room, nothing behind it does.
+
+Priorities are a project's own affair: between projects a priority below the default makes way, and
+one above it gains nothing, as with nice(1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING, Final
+
+from dure.jobs import PRIORITY_DEFAULT
+
+if TYPE_CHECKING:
+    from dure.scheduling.lane import Keep, Lane, Nodes
+    from dure.scheduling.promise import Promise
+
+Turn = tuple[int, tuple[int, ...], int, int, int]
+"""Late or not, fair-share rank, niceness, expected GPU-ms, age: the lower, the sooner."""
+
+LATE: Final = 0
+IN_TIME: Final = 1
+
+
+class Task:
+    """A task that waits or runs. `serial` is its age in the queue and names it in every heap."""
+
+    __slots__ = (
+        "bound_ms",
+        "expected_ms",
+        "gpus",
+        "keep",
+        "lane",
+        "late",
+        "limited",
+        "line",
+        "nodes",
+        "notice_ms",
+        "place",
+        "priority",
+        "promise",
+        "recalls",
+        "release_ms",
+        "saved_ms",
+        "serial",
+        "since_ms",
+        "slots",
+        "source",
+        "spared",
+        "started_ms",
+        "tells",
+    )
+
+    def __init__(self, serial: int, line: Line, source: object) -> None:
+        self.serial = serial
+        self.line = line
+        self.source = source
+        """What it stands for: the caller's own, a request or an arrival."""
+        self.priority = PRIORITY_DEFAULT
+        self.expected_ms = 0
+        self.bound_ms = 0
+        """The longest it keeps its GPUs; as long as expected where nobody set a limit."""
+        self.limited = False
+        """Whether its engine ends it at that bound: then others may be promised what follows."""
+        self.since_ms = 0
+        self.recalls = 0
+        self.late = IN_TIME
+        self.place: tuple[int, int, int, int] | None = None
+        """Its current entry in its line; None: it does not wait there."""
+        self.keep: Keep | None = None
+        self.lane: Lane | None = None
+        self.nodes: Nodes = 0
+        self.slots = 0
+        self.gpus = 0
+        self.promise: Promise | None = None
+        self.started_ms = 0
+        self.release_ms = 0
+        self.saved_ms = 0
+        """When its work was last safe: its latest checkpoint, or its start."""
+        self.tells = False
+        """Whether it has told of a checkpoint."""
+        self.notice_ms: int | None = None
+        self.spared = 0
+        """1 once it was called back as often as one task should be: it then goes last."""
+
+
+class Offer:
+    """A lane that may run a demand's tasks: slots of each node, the most it would cost, and the
+    promises there that cover them, the nearest share's first.
+    """
+
+    __slots__ = ("cost", "gpus", "lane", "promises", "slots")
+
+    def __init__(
+        self, lane: Lane, nodes: int, slots: int, cost: int, promises: tuple[Promise, ...]
+    ) -> None:
+        self.lane = lane
+        self.slots = slots
+        self.gpus = nodes * slots
+        self.cost = cost
+        self.promises = promises
+
+
+class Line:
+    """Tasks alike of one share, the next one first."""
+
+    __slots__ = ("_heap", "demand", "gpus", "share", "source", "turn", "waiting")
+
+    def __init__(self, demand: Demand, share: str, gpus: int, source: object) -> None:
+        self.demand = demand
+        self.share = share
+        self.gpus = gpus
+        """Of one task, for its expected GPU time."""
+        self.source = source
+        """What the caller knows of all tasks of this line."""
+        self.turn: Turn | None = None
+        """Its current entry in its demand."""
+        self.waiting = 0
+        self._heap: list[tuple[tuple[int, int, int, int], Task]] = []
+
+    def push(self, task: Task) -> None:
+        """Put a task, or put it anew, where it belongs."""
+        if task.place is None:
+            self.waiting += 1
+        since = task.since_ms if task.late == LATE else 0
+        cost = since or task.expected_ms * self.gpus
+        task.place = (task.late, -task.priority, cost, task.serial)
+        heappush(self._heap, (task.place, task))
+
+    def remove(self, task: Task) -> None:
+        """Take a task out; its entry goes when it comes to the top."""
+        task.place = None
+        self.waiting -= 1
+
+    @property
+    def head(self) -> Task | None:
+        """The next task, if any waits."""
+        heap = self._heap
+        while heap:
+            place, task = heap[0]
+            if task.place is place:
+                return task
+            heappop(heap)
+        return None
+
+    def tasks(self) -> list[Task]:
+        """All that wait here, the next one first."""
+        return [
+            task for place, task in sorted(self._heap, key=lambda e: e[0]) if task.place is place
+        ]
+
+
+class Demand:
+    """Lines that want the same: `count` nodes, of the same offers."""
+
+    __slots__ = (
+        "_heap",
+        "borrows",
+        "by_lane",
+        "count",
+        "epoch",
+        "keep",
+        "lines",
+        "offers",
+        "promised",
+        "serial",
+    )
+
+    def __init__(self, serial: int, count: int, offers: tuple[Offer, ...]) -> None:
+        self.serial = serial
+        self.count = count
+        self.offers = offers
+        self.by_lane = {offer.lane.index: offer for offer in offers}
+        self.promised = tuple(offer for offer in offers if offer.promises)
+        self.borrows = True
+        """Whether its tasks may run on what others are promised and leave idle."""
+        self.keep: Keep | None = None
+        """What is kept for its head."""
+        self.lines: list[Line] = []
+        self.epoch = 0
+        self._heap: list[tuple[Turn, int, Line]] = []
+
+    def place(self, line: Line, rank: tuple[int, ...]) -> Turn | None:
+        """Put a line where its head belongs; None where nothing waits in it."""
+        head = line.head
+        if head is None:
+            line.turn = None
+            return None
+        late, _, cost, serial = head.place  # type: ignore[misc]
+        nice = max(0, PRIORITY_DEFAULT - head.priority)
+        turn = (late, rank if late else (), nice, cost, serial)
+        if line.turn != turn:
+            line.turn = turn
+            heappush(self._heap, (turn, serial, line))
+        return turn
+
+    def first(self, rank: Callable[[str], tuple[int, ...]]) -> Line | None:
+        """The line whose turn it is, by fair share as it stands now."""
+        heap = self._heap
+        while heap:
+            turn, _, line = heap[0]
+            if line.turn is not turn:
+                heappop(heap)
+                continue
+            if self.place(line, rank(line.share)) is turn or line.turn is turn:
+                return line
+        return None
+
+    def reorder(self, rank: Callable[[str], tuple[int, ...]]) -> None:
+        """Put all lines anew: time has moved their ranks."""
+        self._heap = []
+        for line in self.lines:
+            line.turn = None
+            self.place(line, rank(line.share))
+        heapify(self._heap)
