@@ -19,6 +19,21 @@ from dure.units import MS_PER_HOUR
 
 COLUMNS: Final = ("figure", "A", "B", "B - A", "B / A")
 
+NAMES: Final = {
+    "jobs": "jobs",
+    "avg_jct_s": "mean completion time",
+    "avg_wait_s": "mean wait",
+    "p50_wait_s": "median wait",
+    "p99_wait_s": "99 % wait at most",
+    "p999_wait_s": "99.9 % wait at most",
+    "makespan_s": "first submission to last end",
+    "utilisation": "utilisation",
+    "preemptions": "recalls",
+    "lost_gpu_h": "GPU-h of work lost",
+    "lent_gpu_h": "GPU-h lent",
+}
+"""What people call the figures."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -44,7 +59,7 @@ class Pair:
         apart = abs(self.difference)
         points = f"{100 * apart:.1f} points"
         return (
-            self.name,
+            NAMES[self.name],
             _text(self.name, self.a),
             _text(self.name, self.b),
             sign + (points if self.name == "utilisation" else _text(self.name, apart)),
@@ -123,9 +138,10 @@ def html(comparison: Comparison) -> str:
         for operator, pairs in comparison.per_operator.items()
         for cells in (pair.cells() for pair in pairs if pair.name == "avg_jct_s")
     ]
+    asked = page.Section("What was asked differently", page.table(("setting", "A", "B"), settings))
     sections = [
+        *([asked] if settings else []),
         page.Section("All jobs", page.table(COLUMNS, rows)),
-        page.Section("What was asked differently", page.table(("setting", "A", "B"), settings)),
         page.Section(
             "Mean completion time by operator",
             page.table(("operator", *COLUMNS[1:]), operators),
@@ -133,8 +149,12 @@ def html(comparison: Comparison) -> str:
         page.Section("Side by side", page.plots([_waits(comparison), _use(a, b), _queue(a, b)])),
     ]
     outcome = "every job had the same outcome" if comparison.equal else "the outcomes differ"
-    names = f"A: {a.title} ({a.folder.name}) · B: {b.title} ({b.folder.name})"
-    return page.page("Two rehearsals side by side", names, sections, outcome)
+    names = f"A: {a.title} ({a.folder.name}) · B: {b.title} ({b.folder.name}) · {outcome}"
+    digests = " · ".join(
+        f"{name}: digest {run.summary.get('digest', 'unknown')}"
+        for name, run in (("A", a), ("B", b))
+    )
+    return page.page("Two rehearsals side by side", names, sections, digests)
 
 
 def _pairs(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Pair, ...]:

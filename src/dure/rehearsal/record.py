@@ -18,8 +18,10 @@ SITE_OUTAGE: Final = "site-outage"
 OWN: Final = "own"
 """The borrower's name where an owner's GPUs serve the owner."""
 
-MACHINE_FIELDS: Final = frozenset({"digest", "jobs_per_s", "peak_rss_mib", "wall_s"})
-"""Fields of a summary that tell of the machine, not of the outcome."""
+UNDIGESTED: Final = frozenset(
+    {"digest", "isolated", "jobs_per_s", "peak_rss_mib", "settings", "wall_s"}
+)
+"""Fields of a summary that tell of the machine, of what was asked or of another run."""
 
 
 class JobEnded(NamedTuple):
@@ -116,9 +118,9 @@ class Outcomes:
         self._sha.update(text.encode("utf-8", "surrogatepass"))
 
     def sealed(self, summary: Mapping[str, Any]) -> str:
-        """The digest of all jobs so far and of `summary` without what only tells of the machine."""
+        """The digest of all jobs so far and of `summary` but for the fields `UNDIGESTED`."""
         sha = self._sha.copy()
-        kept = {name: value for name, value in summary.items() if name not in MACHINE_FIELDS}
+        kept = {name: value for name, value in summary.items() if name not in UNDIGESTED}
         sha.update(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode())
         return sha.hexdigest()
 
