@@ -110,6 +110,10 @@ def test_its_figures_are_those_of_the_tables(run, page):
     assert f"{count(len(run.table('recalls').collect()))} jobs were called back" in page.text
 
 
+def test_the_same_run_gives_the_same_page(run):
+    assert report.html(run) == report.html(runs.read(run.folder))
+
+
 def test_every_plot_has_a_sentence(page):
     assert page.tags.count("figure") == page.tags.count("figcaption") == 12
 

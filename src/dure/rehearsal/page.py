@@ -5,6 +5,7 @@ The page's content security policy forbids the browser every fetch, so that it s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -68,6 +69,7 @@ def _plot(plot: Plot) -> str:
     drawn = plot.figure.to_html(
         full_html=False,
         include_plotlyjs=False,
+        div_id=re.sub(r"\W+", "-", plot.title.lower()),
         config={"displaylogo": False, "responsive": True, "displayModeBar": False},
     )
     return (
