@@ -119,6 +119,16 @@ def test_what_runs_counts_as_if_it_were_charged_at_each_moment():
     assert running.explain("it", now_ms)[0].used_ppm == used[0]
 
 
+def test_a_key_that_is_kept_stands_until_its_path_is_touched_or_runs():
+    usage = fair()
+    usage.charge("nhn.a", HOUR_MS, 0)
+    usage.starts("kakao.c", GPU_MILLI, 0)
+    kept = {leaf: usage.rank(leaf, 0) for leaf in ("nhn.a", "kakao.c")}
+    usage.charge("kakao.d", HOUR_MS, HOUR_MS)
+    assert usage.rank("nhn.a", 9 * HALF_LIFE_MS) == kept["nhn.a"]
+    assert usage.rank("kakao.c", 9 * HALF_LIFE_MS) > kept["kakao.c"]
+
+
 def test_twice_the_weight_may_use_twice_as_much():
     usage = fair(flat(big=2_000, small=1_000))
     usage.charge("big", 2 * HOUR_MS, 0)

@@ -111,9 +111,9 @@ class FairShare:
         root on, and for the share itself.
 
         A number is usage against entitlement in half octaves: within a factor of 1.4, shares stand
-        equal and something else may decide. While nothing runs on a path its key stands still, while
-        something does it rises, by two in a half-life when all is steady. What happens elsewhere in
-        the tree changes nothing. So a key may be kept until its path is touched, and renewed seldom.
+        equal and something else may decide. A key stands still while nothing runs on its path, and
+        rises while something does, by two in a half-life when all is steady. What happens elsewhere
+        changes nothing. So it may be kept until its path is touched, and renewed now and then.
         """
         area = self._area_at(now_ms)
         return tuple([self._step(tally, area) for tally in self._paths[share][1:]])
