@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sqlalchemy import select
+
 from dure import codec, scenario
 from dure.allocations import Allocation, AllocationKind, Organisation, OrganisationKind, Project
 from dure.client import ApiError, Client, UnreachableError
@@ -18,11 +20,16 @@ from dure.faults import CRASH_AT
 from dure.federation import LOCAL_SETTINGS, SETTINGS, Federation, free_port, play
 from dure.jobs import JobSpec, Resources
 from dure.people import Person, Role, TokenScope
+from dure.server import DATABASE
+from dure.store.database import Database
+from dure.store.lending_schema import lending
 from dure.units import MS_PER_HOUR, UCREDIT_PER_CREDIT
 from dure.views import JobRequest, JobView, MemberRequest, Submission, TokenRequest
 
 KOREA = scenario.load(scenario.find("korea"))
 DEADLINE_S = 60
+NODES = 4
+"""Of NHN Cloud's site, with eight B200 each."""
 
 
 def eventually(condition: Callable[[], bool], what: str) -> None:
@@ -33,22 +40,24 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
-def enrol_lab(admin: Client, now_ms: int) -> str:
-    """Project `lab` with an allocation `lab-hours`; the token of its PI."""
-    admin.create_organisation(Organisation(id="org", name="org", kind=OrganisationKind.UNIVERSITY))
-    admin.create_project(Project(id="lab", organisation="org", title="lab"))
+def enrol_projects(admin: Client, now_ms: int) -> str:
+    """Project `lab`, and `own` of NHN Cloud itself, each with hours; a token of their PI."""
     admin.create_person(Person(id="kim", name="kim"))
-    admin.add_member("lab", MemberRequest(person="kim", role=Role.PI))
-    admin.award(
-        Allocation(
-            id="lab-hours",
-            project="lab",
-            kind=AllocationKind.HOURS,
-            starts_ms=now_ms - MS_PER_HOUR,
-            ends_ms=now_ms + 1_000 * MS_PER_HOUR,
-            credit_ucredit=100_000 * UCREDIT_PER_CREDIT,
+    for project, organisation in (("lab", "org"), ("own", "nhn-cloud")):
+        kind = OrganisationKind.UNIVERSITY
+        admin.create_organisation(Organisation(id=organisation, name=organisation, kind=kind))
+        admin.create_project(Project(id=project, organisation=organisation, title=project))
+        admin.add_member(project, MemberRequest(person="kim", role=Role.PI))
+        admin.award(
+            Allocation(
+                id=f"{project}-hours",
+                project=project,
+                kind=AllocationKind.HOURS,
+                starts_ms=now_ms - MS_PER_HOUR,
+                ends_ms=now_ms + 1_000 * MS_PER_HOUR,
+                credit_ucredit=100_000 * UCREDIT_PER_CREDIT,
+            )
         )
-    )
     request = TokenRequest(label="t", person="kim", scopes=(TokenScope.READ, TokenScope.SUBMIT))
     return admin.create_token(request).secret
 
@@ -119,9 +128,9 @@ class Plant:
     # ---- people and jobs -------------------------------------------------------------------------
 
     def enrol(self) -> None:
-        """A project with an allocation, and a member."""
+        """Projects with allocations, and a member of both."""
         with self.federation.administrator() as admin:
-            self.token = enrol_lab(admin, time.time_ns() // 1_000_000)
+            self.token = enrol_projects(admin, time.time_ns() // 1_000_000)
 
     @property
     def member(self) -> Client:
@@ -170,6 +179,15 @@ class Plant:
 
         eventually(has_ended, f"{job} ends")
         return found[0]
+
+    def lenders_of(self, attempt: str) -> list[str]:
+        """Who lent to an attempt, by the book of lending."""
+        database = Database(self.federation.data / DATABASE)
+        with database.read() as connection:
+            query = select(lending.c.lender).where(lending.c.attempt == attempt)
+            found = list(connection.scalars(query))
+        database.close()
+        return found
 
     def runs_of(self, name: str) -> int:
         """How often a job's script was really run."""

@@ -7,15 +7,17 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from dure.life import State
+from dure.jobs import Resources, Tier
+from dure.life import EndCause, State
 from dure.server import DATABASE
 from dure.store import ledger
 from dure.store.database import Database
-from plant import Plant, eventually
+from plant import NODES, Plant, eventually
 
 pytestmark = pytest.mark.engine
 
@@ -29,6 +31,7 @@ CONTROL_POINTS = (
     "cycle.before-settled",
     "cycle.settled",
 )
+RECALL_POINTS = ("cycle.before-recalled", "cycle.recalled")
 AGENT_POINTS = (
     "agent.before-submit",
     "local.before-accept",
@@ -71,7 +74,7 @@ def test_every_crash_point_of_the_code_is_tried():
         for name in re.findall(r'crash_point\("([^"]+)"', path.read_text())
     }
 
-    assert named == {*CONTROL_POINTS, *AGENT_POINTS}
+    assert named == {*CONTROL_POINTS, *RECALL_POINTS, *AGENT_POINTS}
 
 
 @pytest.mark.parametrize("point", CONTROL_POINTS)
@@ -87,6 +90,35 @@ def test_a_control_plane_killed_there_goes_on(plant: Plant, point: str):
     assert plant.runs_of(name) == 1
     assert len(view.tasks[0].attempts) == 1
     assert crashing.poll() is not None
+    assert_book_in_order(plant)
+
+
+@pytest.mark.parametrize("point", RECALL_POINTS)
+def test_a_control_plane_killed_while_it_calls_back_gives_notice_once(plant: Plant, point: str):
+    name = f"lent-{point.replace('.', '-')}"
+    borrower = replace(
+        plant.spec(name, "[ $DURE_ATTEMPT_NUMBER -gt 1 ] || sleep 60"),
+        resources=Resources(nodes=NODES, gpus_per_node=8, gpu_models=("b200",)),
+        tier=Tier.SPARE,
+    )
+    (lent,) = plant.submit(borrower, key=name)
+    eventually(lambda: plant.runs_of(name) == NODES, "the borrower runs")
+    plant.kill("control")
+    plant.start_control(crash_at=point)
+    crashing = plant.processes["control"]
+    own = replace(plant.spec(f"own-{name}"), project="own")
+    (owned,) = plant.submit(own, key=f"own-{name}")
+
+    assert plant.ended(owned).summary.state is State.SUCCEEDED
+    view = plant.ended(lent)
+    assert crashing.poll() is not None
+    assert view.summary.state is State.SUCCEEDED
+    assert [run.cause for run in view.tasks[0].attempts] == [EndCause.RECALLED, EndCause.COMPLETED]
+    with plant.member as client:
+        codes = [event.reason.code for event in client.why(lent).events]
+    assert codes.count("recalled") == 1
+    assert plant.runs_of(name) == 2 * NODES
+    assert plant.lenders_of(view.tasks[0].attempts[0].id) == ["nhn-cloud"]
     assert_book_in_order(plant)
 
 

@@ -45,7 +45,7 @@ OWNERS_FILE: Final = (OWNER, WORK / "sweep" / "owner.yaml")
 """What the owner submits later."""
 
 BREAK_AFTER_EPOCH: Final = 3
-OWNER_COMES_AFTER_EPOCH: Final = 5
+OWNER_COMES_AFTER_EPOCH: Final = 3
 BROKEN_RANK: Final = 1
 TURN_S: Final = 0.3
 WATCH_S_MAX: Final = 180.0
