@@ -293,7 +293,7 @@ def recalls(run: Run) -> Plot | None:
         marker={"color": BAD, "size": 7},
     )  # fmt: skip
     drawn.update_layout(
-        yaxis2={"overlaying": "y", "side": "right", "title": "GPU-h lost", "showgrid": False,
+        yaxis2={"overlaying": "y", "side": "right", "title": {"text": "GPU-h lost", "font": {"size": 12}}, "showgrid": False,
                 "tickmode": "auto", "rangemode": "tozero", "automargin": True, "linecolor": LINE},
         bargap=0.15,
     )  # fmt: skip

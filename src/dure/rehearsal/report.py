@@ -186,7 +186,7 @@ def _losers(run: Run) -> list[str]:
         for name, figures in sorted(run.summary["per_operator"].items())
         if figures["jobs"] and name in alone and figures["avg_jct_s"] > alone[name]["avg_jct_s"]
     ]
-    return worse or ["No: every operator's jobs end sooner on average than alone."]
+    return worse or ["No: of no operator do jobs end later on average than alone."]
 
 
 def _outage(run: Run, fault: Mapping[str, Any]) -> str:
