@@ -1,81 +1,264 @@
-"""The rehearsal itself: a heap of events and a simulated clock, and the production scheduler."""
+"""The rehearsal itself: a simulated clock, a heap of events, and the production scheduler.
+
+At every instant at which something happens, in this order: runs end, the fleet changes, jobs are
+submitted; then the scheduler decides. Nothing here decides anything.
+
+A job that is called back saves its work at the notice and has left its nodes when the recall's time
+is over; what a failing node or a lost site takes down has lost what it did since its last
+checkpoint, and a lost site's jobs come back when their lease ends. Times are ms since the start.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Final
 
+from dure.rehearsal.book import Book
+from dure.rehearsal.stage import Stage
 from dure.rehearsal.workload import Arrival
-from dure.scheduling.scheduler import Scheduler
-from dure.scheduling.waiting import Line, Task
+from dure.scheduling.estimate import Estimate, Estimator, Like
+from dure.scheduling.lane import Lane, Nodes
+from dure.scheduling.waiting import Task
 
-_END: Final = 0
-_VACATED: Final = 1
+MS: Final = 1_000
+LEAST_EXPECTED_MS: Final = 60_000
+"""What has outlived its estimate is expected to need this much more at least."""
+
+Change = tuple[int, Callable[["Nation", int], None]]
+"""When the fleet changes, and how."""
 
 
-class Play:
+class Job:
+    """A job of the rehearsal: what is left of it and what it has been through."""
+
+    __slots__ = (
+        "arrival",
+        "borrowed_gpu_ms",
+        "first_start_ms",
+        "foretold",
+        "left_ms",
+        "lender",
+        "lost_gpu_ms",
+        "recalls",
+        "version",
+    )
+
+    def __init__(self, arrival: Arrival, foretold: Estimate | None) -> None:
+        self.arrival = arrival
+        self.foretold = foretold
+        """Our own estimate, where nobody else predicted."""
+        self.left_ms = arrival.duration_ms
+        self.first_start_ms = -1
+        self.recalls = 0
+        self.lost_gpu_ms = 0
+        self.borrowed_gpu_ms = 0
+        self.lender: str | None = None
+        """Whose idle guarantee it runs on now."""
+        self.version = 0
+        """Counts its runs, so that the end of one that was cut short means nothing."""
+
+
+@dataclass(slots=True)
+class Terms:
+    """What a recall takes, and how long a site may be lost before its jobs are taken for lost."""
+
+    overhead_ms: int = 60 * MS
+    lease_ms: int = 3_600 * MS
+    saves_on_notice: bool = True
+    """Whether any job saves its work at the notice; else only those that write checkpoints do."""
+
+
+@dataclass(slots=True)
+class Nation:
     """One rehearsal under way."""
 
-    def __init__(self, scheduler, lines, measures, overhead_ms: int) -> None:
-        self.scheduler = scheduler
-        self.lines = lines
-        self.measures = measures
-        self.overhead_ms = overhead_ms
-        self.recalls = 0
+    stage: Stage
+    book: Book
+    terms: Terms = field(default_factory=Terms)
+    estimator: Estimator | None = None
+    now_ms: int = 0
+    _events: list[tuple[int, int, Task, int]] = field(default_factory=list)
+    _back: list[tuple[int, int, Task]] = field(default_factory=list)
+    _on: dict[int, dict[Task, None]] = field(default_factory=dict)
+    _factor: dict[int, float] = field(default_factory=dict)
+    _serial: int = 0
 
-    def run(self, arrivals):
-        scheduler = self.scheduler
-        lines = self.lines
-        events = []
-        serial = 0
-        overhead = self.overhead_ms
-        source = iter(arrivals)
-        arrival = next(source, None)
-        submit, ended, decide = scheduler.submit, scheduler.ended, scheduler.decide
-        now = 0
-        while arrival is not None or events:
-            if events and (arrival is None or events[0][0] <= arrival.at_ms):
-                now = events[0][0]
-            else:
-                now = arrival.at_ms
-            wake = scheduler.wake_ms
-            if wake is not None and wake < now:
-                now = wake
-            while events and events[0][0] == now:
+    def play(self, arrivals: Iterable[Arrival], changes: Iterable[Change] = ()) -> int:
+        """Play all of it, to the last job's end; the instant of that, in ms."""
+        scheduler = self.stage.scheduler
+        events, back = self._events, self._back
+        coming, changing = iter(arrivals), iter(changes)
+        arrival, change = next(coming, None), next(changing, None)
+        while True:
+            now_ms = self._next_ms(arrival, change)
+            if now_ms is None:
+                return self.now_ms
+            self.now_ms = now_ms
+            while events and events[0][0] <= now_ms:
                 _, _, task, version = heappop(events)
-                live = task.source
-                if live[3] != version:
-                    continue
-                ended(task, now)
-                if task.notice_ms is None:
-                    self.measures(live, now)
-                else:
-                    task.notice_ms = None
-                    task.expected_ms = max(task.expected_ms - (live[5] - task.started_ms), 60_000)
-                    task.bound_ms = task.expected_ms
-                    task.late = 1
-                    submit(task)
-            while arrival is not None and arrival.at_ms == now:
-                line = lines[arrival.kind]
-                serial += 1
-                task = Task(serial, line, [arrival, arrival.duration_ms, 0, 0, now, 0])
-                predicted = arrival.predicted_ms
-                task.expected_ms = task.bound_ms = arrival.duration_ms if predicted is None else predicted
-                task.since_ms = now
-                task.limited = predicted is None
-                submit(task)
-                arrival = next(source, None)
-            decide(now)
+                if task.source.version == version:
+                    self._over(task)
+            while change is not None and change[0] <= now_ms:
+                change[1](self, now_ms)
+                change = next(changing, None)
+            while back and back[0][0] <= now_ms:
+                self._submit(heappop(back)[2])
+            while arrival is not None and arrival.at_ms <= now_ms:
+                self._arrives(arrival)
+                arrival = next(coming, None)
+            scheduler.decide(now_ms)
             for task in scheduler.starts:
-                live = task.source
-                heappush(events, (now + live[1], task.serial, task, live[3]))
-            for victim, _ in scheduler.recalls:
-                live = victim.source
-                live[1] -= now - victim.started_ms
-                live[5] = now
-                live[3] += 1
-                live[2] += 1
-                self.recalls += 1
-                heappush(events, (now + overhead, victim.serial, victim, live[3]))
-        return now
+                self._starts(task)
+            for victim, beneficiary in scheduler.recalls:
+                self._recalled(victim, beneficiary)
+
+    def fail(self, lane: Lane, nodes: Nodes) -> None:
+        """Nodes fail: what runs on any of them has lost what it did since its last checkpoint, and
+        is queued again at once.
+        """
+        for task in [task for task in self._on.get(lane.index, ()) if task.nodes & nodes]:
+            self._lost(task, self.now_ms)
+
+    def lose(self, lane: Lane) -> None:
+        """A whole pool is lost with its site: its jobs come back when their leases have ended."""
+        for task in list(self._on.get(lane.index, ())):
+            self._lost(task, self.now_ms + self.terms.lease_ms)
+
+    def slow_down(self, lane: Lane, factor: float) -> None:
+        """Recalls from this pool take so many times their time."""
+        self._factor[lane.index] = factor
+
+    def running(self) -> Iterator[Task]:
+        """What runs, pool by pool, in order of start."""
+        for lane in self.stage.lanes:
+            yield from self._on.get(lane.index, ())
+
+    # ---- steps -----------------------------------------------------------------------------------
+
+    def _next_ms(self, arrival: Arrival | None, change: Change | None) -> int | None:
+        """The next instant at which something happens; None when all is done."""
+        times = []
+        if self._events:
+            times.append(self._events[0][0])
+        if arrival is not None:
+            times.append(arrival.at_ms)
+        if self._back:
+            times.append(self._back[0][0])
+        waiting = self.stage.scheduler.active
+        if change is not None and (times or waiting):
+            times.append(change[0])
+        wake_ms = self.stage.scheduler.wake_ms
+        if wake_ms is not None and (times or waiting):
+            times.append(wake_ms if wake_ms > self.now_ms else self.now_ms + 1)
+        return min(times) if times else None
+
+    def _arrives(self, arrival: Arrival) -> None:
+        kind = arrival.kind
+        line = self.stage.line(kind)
+        foretold = None
+        expected_ms = arrival.predicted_ms
+        limit_ms = None if kind.walltime_s is None else kind.walltime_s * MS
+        if expected_ms is None:
+            if self.estimator is None:
+                expected_ms = arrival.duration_ms
+                limit_ms = limit_ms or expected_ms
+            else:
+                like = Like(kind.project, kind.user, kind.name, kind.gpus)
+                foretold = self.estimator.estimate(like, limit_ms)
+                expected_ms = foretold.median_ms
+        self._serial += 1
+        task = Task(self._serial, line, Job(arrival, foretold))
+        task.priority = kind.priority
+        task.expected_ms = expected_ms if expected_ms > 0 else 1
+        task.bound_ms = task.expected_ms if limit_ms is None else limit_ms
+        task.limited = limit_ms is not None
+        task.since_ms = self.now_ms
+        self._submit(task)
+
+    def _submit(self, task: Task) -> None:
+        self.stage.scheduler.submit(task)
+        self.book.waits(self.now_ms, task, 1)
+
+    def _starts(self, task: Task) -> None:
+        job: Job = task.source
+        lane = task.lane
+        assert lane is not None
+        now_ms = self.now_ms
+        if job.first_start_ms < 0:
+            job.first_start_ms = now_ms
+        self._on.setdefault(lane.index, {})[task] = None
+        job.lender = None if task.promise is not None else self.stage.lender(lane)
+        heappush(self._events, (now_ms + job.left_ms, task.serial, task, job.version))
+        self.book.waits(now_ms, task, -1)
+        self.book.uses(now_ms, task, lane, 1)
+
+    def _over(self, task: Task) -> None:
+        """A run is over: the job is done, or it has left its nodes after a recall."""
+        job: Job = task.source
+        recalled = task.notice_ms is not None
+        if not recalled:
+            job.left_ms = 0
+        lane = self._leaves(task)
+        if recalled:
+            task.notice_ms = None
+            self._submit(task)
+            return
+        arrival = job.arrival
+        if self.estimator is not None:
+            kind = arrival.kind
+            like = Like(kind.project, kind.user, kind.name, kind.gpus)
+            self.estimator.observe(like, arrival.duration_ms, job.foretold)
+        self.book.ended(self.now_ms, task, lane)
+
+    def _leaves(self, task: Task) -> Lane:
+        """A task leaves its nodes."""
+        lane = task.lane
+        assert lane is not None
+        job: Job = task.source
+        now_ms = self.now_ms
+        if task.promise is None:
+            job.borrowed_gpu_ms += task.gpus * (now_ms - task.started_ms)
+        self.book.uses(now_ms, task, lane, -1)
+        self.stage.scheduler.ended(task, now_ms)
+        del self._on[lane.index][task]
+        return lane
+
+    def _recalled(self, victim: Task, beneficiary: Task) -> None:
+        lane = victim.lane
+        assert lane is not None
+        job: Job = victim.source
+        takes_ms = int(self.terms.overhead_ms * self._factor.get(lane.index, 1))
+        lost_ms = takes_ms + self._set_back(victim, saved=self._saves_on_notice(job))
+        job.recalls += 1
+        job.lost_gpu_ms += lost_ms * victim.gpus
+        heappush(self._events, (self.now_ms + takes_ms, victim.serial, victim, job.version))
+        self.book.recalled(self.now_ms, victim, beneficiary, (lost_ms, takes_ms))
+
+    def _saves_on_notice(self, job: Job) -> bool:
+        return self.terms.saves_on_notice or job.arrival.kind.checkpoint_every_s is not None
+
+    def _lost(self, task: Task, back_ms: int) -> None:
+        """A run is cut short without notice."""
+        job: Job = task.source
+        if task.notice_ms is None:
+            job.lost_gpu_ms += self._set_back(task, saved=False) * task.gpus
+        else:
+            job.version += 1
+            task.notice_ms = None
+        self._leaves(task)
+        heappush(self._back, (back_ms, task.serial, task))
+
+    def _set_back(self, task: Task, *, saved: bool) -> int:
+        """End a run early: what is left to do, and expected, from what it saved; the ms lost."""
+        job: Job = task.source
+        ran_ms = self.now_ms - task.started_ms
+        every_ms = (job.arrival.kind.checkpoint_every_s or 0) * MS
+        kept_ms = ran_ms if saved else ran_ms // every_ms * every_ms if every_ms else 0
+        kept_ms = min(kept_ms, job.left_ms)
+        job.left_ms -= kept_ms
+        job.version += 1
+        task.expected_ms = max(task.expected_ms - kept_ms, LEAST_EXPECTED_MS)
+        task.bound_ms = max(task.bound_ms - kept_ms, task.expected_ms)
+        return ran_ms - kept_ms

@@ -34,6 +34,10 @@ SHADOWS_MAX = 4
 """Lanes in which a blocked head looks for the soonest start."""
 
 
+NOBODYS = (1 << 62,)
+"""The rank of what stands on nobody's share: after all that do."""
+
+
 class Gate(Protocol):
     """What else may stand in a task's way: its allocation, its array's cap. It is asked and told
     while decisions are made, so that no two of them spend the same.
@@ -113,7 +117,7 @@ class Scheduler:
             lane.borrowing -= 1
             lane.lent -= task.gpus
         self._freed[lane.index] = lane
-        if self.fair is not None:
+        if self.fair is not None and task.line.share:
             self.fair.ends(task.line.share, lane.weight_milli * task.gpus, now_ms)
 
     def saved(self, task: Task, at_ms: int) -> None:
@@ -174,6 +178,11 @@ class Scheduler:
         """
         times = [self._alarms[0][0]] if self._alarms else []
         return min([*times, *self._wakes[:1]], default=None)
+
+    @property
+    def active(self) -> bool:
+        """Whether anything waits."""
+        return bool(self._active)
 
     def waiting(self) -> list[Demand]:
         """The demands with something waiting, in order of age."""
@@ -462,7 +471,7 @@ class Scheduler:
             lane.lent += task.gpus
         lane.note(task)
         self.starts.append(task)
-        if self.fair is not None:
+        if self.fair is not None and task.line.share:
             self.fair.starts(task.line.share, lane.weight_milli * task.gpus, now_ms)
             self._ranks.pop(task.line.share, None)
 
@@ -501,6 +510,8 @@ class Scheduler:
     def _rank(self, share: str) -> tuple[int, ...]:
         if self.fair is None:
             return ()
+        if not share:
+            return NOBODYS
         rank = self._ranks.get(share)
         if rank is None:
             rank = self._ranks[share] = self.fair.rank(share, self._now_ms)

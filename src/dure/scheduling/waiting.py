@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dure.jobs import PRIORITY_DEFAULT
 
@@ -58,7 +58,7 @@ class Task:
         "tells",
     )
 
-    def __init__(self, serial: int, line: Line, source: object) -> None:
+    def __init__(self, serial: int, line: Line, source: Any) -> None:
         self.serial = serial
         self.line = line
         self.source = source
