@@ -293,10 +293,18 @@ def recalls(run: Run) -> Plot | None:
         marker={"color": BAD, "size": 7},
     )  # fmt: skip
     drawn.update_layout(
-        yaxis2={"overlaying": "y", "side": "right", "title": {"text": "GPU-h lost", "font": {"size": 12}}, "showgrid": False,
-                "tickmode": "auto", "rangemode": "tozero", "automargin": True, "linecolor": LINE},
+        yaxis2={
+            "title": {"text": "GPU-h lost", "font": {"size": 12}},
+            "overlaying": "y",
+            "side": "right",
+            "showgrid": False,
+            "tickmode": "auto",
+            "rangemode": "tozero",
+            "automargin": True,
+            "linecolor": LINE,
+        },
         bargap=0.15,
-    )  # fmt: skip
+    )
     drawn.update_xaxes(title_text=time_title(run))
     drawn.update_layout(yaxis_title_text=f"recalls in {span(step_ms / MS_PER_S)}")
     return Plot(
