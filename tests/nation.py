@@ -259,6 +259,11 @@ class Site:
             started_ms=self.nation.now_ms,
         )
 
+    def saves(self, order: Order) -> None:
+        """It has just written its checkpoint."""
+        before = self.reports[order.attempt_id]
+        self.reports[order.attempt_id] = replace(before, saved_ms=self.nation.now_ms)
+
     def end(self, order: Order, end: EngineEnd, exit_code: int | None = None) -> None:
         before = self.reports.get(order.attempt_id)
         self.reports[order.attempt_id] = AttemptReport(

@@ -74,6 +74,18 @@ def test_secrets_are_never_on_disk_nor_in_the_log(bench, capsys):
     assert "hush-hush" not in "".join(capsys.readouterr())
 
 
+def test_what_runs_is_reported_with_the_time_of_its_last_checkpoint(bench):
+    bench.run_to_running(checkpoint_dir="ckpt")
+    bench.tick()
+    started_ms = bench.report.started_ms
+    assert bench.report.saved_ms is None
+    step = bench.folder / "ckpt" / "step"
+    step.write_bytes(b"9")
+    os.utime(step, ns=((started_ms + 5_000) * 1_000_000,) * 2)
+    bench.tick()
+    assert bench.report.saved_ms == started_ms + 5_000
+
+
 def test_the_end_is_reported_after_its_log_and_files_are_up(bench):
     bench.run_to_running(outputs_dir="out", checkpoint_dir="ckpt")
     (bench.folder / "out" / "model").write_bytes(b"weights")

@@ -307,6 +307,23 @@ def test_the_world_tells_the_scheduler_whose_guarantee_and_how_long(
     assert world_of(nation) == world
 
 
+def test_the_world_tells_the_scheduler_when_a_checkpoint_was_last_written(
+    nation: Nation, samsung: Site
+):
+    lab = nation.lab()
+    (job,) = submit(lab, spec(**BORROWER))
+    samsung.start_all()
+    assert [held.checkpoint_ms for held in world_of(nation).occupations] == [None]
+    nation.pass_s(60)
+    samsung.saves(samsung.orders[f"{job}.0"])
+    samsung.round()
+    nation.pass_s(30)
+    samsung.run(samsung.orders[f"{job}.0"])  # a report without it takes nothing back
+    samsung.round()
+    (held,) = world_of(nation).occupations
+    assert held.checkpoint_ms == int(NOON) + 60_000
+
+
 def test_a_site_with_fewer_nodes_than_planned_can_be_promised_no_more(
     nation: Nation, samsung: Site
 ):

@@ -23,6 +23,7 @@ from dure.agent.decide import Action, Stage, Verb, actions, denied
 from dure.agent.logs import ROUND_BYTES_MAX, LogPusher
 from dure.agent.prepare import Preparer, launch_of
 from dure.agent.records import Record, Records
+from dure.agent.saved import saved_ms
 from dure.agent.settle import Settler, never_started, report_of, unsettled
 from dure.agent.uplink import Uplink, UplinkError, UplinkRefusedError
 from dure.agent.wire import AttemptReport, Order, SyncReply, SyncRequest
@@ -216,7 +217,16 @@ class Agent:
     def _report(self, seen: Observation) -> AttemptReport:
         if seen.phase is Phase.ENDED and self._order(seen.attempt_id) is not None:
             return unsettled(seen)
-        return report_of(seen)
+        return self._with_checkpoint(report_of(seen))
+
+    def _with_checkpoint(self, report: AttemptReport) -> AttemptReport:
+        """A report of what runs, with when it last wrote its checkpoint."""
+        record = self._records.get(report.attempt_id)
+        inside = None if record is None else record.order.checkpoint_dir
+        if report.phase is not Phase.RUNNING or report.started_ms is None or inside is None:
+            return report
+        written_ms = saved_ms(self._work / report.attempt_id, inside, report.started_ms)
+        return replace(report, saved_ms=written_ms)
 
     def _order(self, attempt_id: str) -> Order | None:
         record = self._records.get(attempt_id)

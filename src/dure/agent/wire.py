@@ -70,6 +70,8 @@ class AttemptReport:
     engine_id: str
     phase: Phase
     started_ms: int | None = None
+    saved_ms: int | None = None
+    """When it last wrote its checkpoint since it started; None: not known to have."""
     ended_ms: int | None = None
     end: EngineEnd | None = None
     exit_code: int | None = None
@@ -82,7 +84,7 @@ class AttemptReport:
         check_text("attempt_id", self.attempt_id, limit=ATTEMPT_ID_MAX)
         check_text("engine_id", self.engine_id, limit=200)
         check_text("detail", self.detail, limit=DETAIL_MAX)
-        for field in (self.started_ms, self.ended_ms, self.exit_code):
+        for field in (self.started_ms, self.saved_ms, self.ended_ms, self.exit_code):
             if field is not None and abs(field) > INT64_MAX:
                 raise ValueError("an instant or exit code does not fit 64 bits")
         if (self.phase is Phase.ENDED) != (self.end is not None):

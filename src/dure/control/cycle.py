@@ -213,6 +213,8 @@ def _keep_facts(connection: Connection, observed: Observed) -> None:
     facts: dict[str, object] = {}
     if observed.started_ms != attempt.started_ms:
         facts["started_ms"] = observed.started_ms
+    if observed.saved_ms != attempt.saved_ms:
+        facts["saved_ms"] = observed.saved_ms
     if observed.missing_since_ms != attempt.missing_since_ms:
         facts["missing_since_ms"] = observed.missing_since_ms
     if facts:

@@ -36,6 +36,7 @@ class Observed:
     happened: Happened | None
     missing_since_ms: int | None
     started_ms: int | None = None
+    saved_ms: int | None = None
 
 
 _END_EVENTS: Final[Mapping[EngineEnd, Event]] = {
@@ -63,6 +64,7 @@ def observe(
             happened=_in_silence(attempt, state, heard, settings, now_ms),
             missing_since_ms=attempt.missing_since_ms,
             started_ms=attempt.started_ms,
+            saved_ms=attempt.saved_ms,
         )
     if report is not None:
         started_ms = attempt.started_ms
@@ -73,8 +75,15 @@ def observe(
             happened=reported(attempt, state, report),
             missing_since_ms=None if heard.answered else attempt.missing_since_ms,
             started_ms=started_ms,
+            saved_ms=_saved_ms(attempt, report, now_ms),
         )
     return _unnamed(attempt, heard, settings)
+
+
+def _saved_ms(attempt: Attempt, report: AttemptReport, now_ms: int) -> int | None:
+    if report.saved_ms is None:
+        return attempt.saved_ms
+    return min(now_ms, possible_ms(attempt, report.saved_ms, now_ms))
 
 
 def reported(attempt: Attempt, state: State, report: AttemptReport) -> Happened | None:
@@ -164,6 +173,7 @@ def _unnamed(attempt: Attempt, heard: Heard, settings: Settings) -> Observed:
         happened=happened,
         missing_since_ms=since_ms,
         started_ms=attempt.started_ms,
+        saved_ms=attempt.saved_ms,
     )
 
 

@@ -251,6 +251,7 @@ def _occupation(attempt: Attempt, task: Task, known: Known, now_ms: int) -> Occu
         guarantor=known.in_tree(attempt.guarantor),
         started_ms=begun_ms,
         expected_ms=min(ends_ms, begun_ms + estimate.expected_ms(max(0, now_ms - begun_ms))),
+        checkpoint_ms=attempt.saved_ms,
         recalled_ms=attempt.notice_ms,
         recalls=task.recalls,
     )

@@ -55,6 +55,8 @@ class Attempt:
     lenders: tuple[Lent, ...] = ()
     notice_ms: int | None = None
     """When it was first told to stop."""
+    saved_ms: int | None = None
+    """When its site last saw it write its checkpoint."""
     engine_id: str | None = None
     started_ms: int | None = None
     missing_since_ms: int | None = None
@@ -159,6 +161,7 @@ def _attempt(row: Row[tuple[object, ...]]) -> Attempt:
         guarantor=row.guarantor,
         lenders=_LENDERS.validate_python(row.lenders) if row.lenders else (),
         notice_ms=row.notice_ms,
+        saved_ms=row.saved_ms,
         engine_id=row.engine_id,
         started_ms=row.started_ms,
         missing_since_ms=row.missing_since_ms,

@@ -214,6 +214,7 @@ attempts = Table(
     Column("guarantor", String),
     Column("lenders", JSON, nullable=False, server_default="[]"),
     Column("notice_ms", BigInteger),
+    Column("saved_ms", BigInteger),
     UniqueConstraint("task", "number"),
 )
 Index("ux_attempts_open", attempts.c.task, unique=True,

@@ -41,6 +41,7 @@ def upgrade() -> None:
         ("attempts", sa.Column("guarantor", sa.String(), nullable=True)),
         ("attempts", sa.Column("lenders", sa.JSON(), server_default="[]", nullable=False)),
         ("attempts", sa.Column("notice_ms", sa.BigInteger(), nullable=True)),
+        ("attempts", sa.Column("saved_ms", sa.BigInteger(), nullable=True)),
         ("tasks", sa.Column("queued_ms", sa.BigInteger(), server_default="0", nullable=False)),
         ("tasks", sa.Column("recalls", sa.Integer(), server_default="0", nullable=False)),
     ):
