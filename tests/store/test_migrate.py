@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect
@@ -14,7 +15,7 @@ from dure.errors import RefusedError
 from dure.store import ledger_schema, lending_schema, schema
 from dure.store.database import Database
 from dure.store.metadata import metadata
-from dure.store.migrate import migrate
+from dure.store.migrate import alembic_config, migrate
 
 assert schema.acts.metadata is ledger_schema.journals.metadata is metadata
 assert lending_schema.lending.metadata is metadata
@@ -89,3 +90,27 @@ def test_a_newer_database_is_refused(migrated: Database):
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(RefusedError, match="start the newer version"):
         migrate(migrated)
+
+
+def test_tasks_of_an_older_database_have_waited_since_their_job_was_accepted(tmp_path: Path):
+    database = Database(tmp_path / "older.sqlite")
+    config = alembic_config()
+    with database.write() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+    with database.write() as connection:
+        for row in (
+            "INSERT INTO people VALUES ('kim', 'Kim', NULL, 0)",
+            "INSERT INTO organisations VALUES ('o', 'O', 'university')",
+            "INSERT INTO projects VALUES ('p', 'o', 'P')",
+            "INSERT INTO allocations VALUES ('a', 'p', 'hours', 0, 9, 1, NULL, NULL, NULL, 0)",
+            "INSERT INTO jobs VALUES (1, 'p', 'a', 'kim', 'n', '{}', 'queued', 1, 4200, NULL)",
+            "INSERT INTO tasks (job, array_index, priority, state, retries_left, "
+            "platform_retries_left) VALUES (1, 0, 50, 'queued', 0, 10)",
+        ):
+            connection.exec_driver_sql(row)
+    migrate(database)
+    with database.read() as connection:
+        kept = connection.exec_driver_sql("SELECT queued_ms, recalls FROM tasks").one()
+    database.close()
+    assert tuple(kept) == (4_200, 0)

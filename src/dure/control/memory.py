@@ -167,8 +167,8 @@ class _History:
     def catch_up(self, connection: Connection, half_life_ms: int) -> None:
         """Take in what has ended since."""
         self._half_life_ms = half_life_ms
-        for run in runs.recent_runs(connection, self._seq, RUNS_MAX):
-            self._seq = run.seq
+        ended, self._seq = runs.recent_runs(connection, self._seq, RUNS_MAX)
+        for run in ended:
             if run.whole:
                 like = Like(run.project, run.user, run.name, run.gpus)
                 foretold = self.estimator.estimate(like, run.walltime_ms)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from dure import codec
 from dure.life import CHARGED, EndCause
@@ -21,9 +21,8 @@ _USED: Final = CHARGED | {EndCause.RECALLED}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """An attempt that has ended. `seq` is the journal that closed it: later ones are greater."""
+    """An attempt that has ended."""
 
-    seq: int
     project: str
     user: str
     name: str
@@ -40,12 +39,15 @@ class Run:
     runs."""
 
 
-def recent_runs(connection: Connection, after_seq: int, limit: int) -> tuple[Run, ...]:
+def recent_runs(connection: Connection, after_seq: int, limit: int) -> tuple[tuple[Run, ...], int]:
     """The last `limit` attempts that ran and were closed by journals after `after_seq`, oldest
-    first.
+    first; and the last journal that was looked at.
     """
+    head = connection.scalar(select(func.max(journals.c.seq))) or 0
+    if head <= after_seq:
+        return (), after_seq
     rows = connection.execute(
-        select(attempts, journals.c.seq, jobs.c.project, jobs.c.submitter, jobs.c.name, jobs.c.spec)
+        select(attempts, jobs.c.project, jobs.c.submitter, jobs.c.name, jobs.c.spec)
         .join_from(journals, attempts, attempts.c.id == journals.c.attempt_id)
         .join(jobs, jobs.c.id == attempts.c.job)
         .where(journals.c.seq > after_seq, journals.c.kind == "settle", attempts.c.gpu_ms > 0)
@@ -60,7 +62,6 @@ def recent_runs(connection: Connection, after_seq: int, limit: int) -> tuple[Run
         used_ms = row.gpu_ms if cause in _USED else 0
         found.append(
             Run(
-                seq=row.seq,
                 project=row.project,
                 user=row.submitter,
                 name=row.name,
@@ -73,4 +74,4 @@ def recent_runs(connection: Connection, after_seq: int, limit: int) -> tuple[Run
                 whole=cause in CHARGED and (row.number == 1 or spec.checkpoint is None),
             )
         )
-    return tuple(found)
+    return tuple(found), head

@@ -1,0 +1,119 @@
+"""What the control plane derives from its store: shares, run times, usage."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from dure.allocations import Allocation, AllocationKind, Organisation, OrganisationKind, Project
+from dure.control.memory import Known, Memory
+from dure.engines import EngineEnd
+from dure.jobs import Checkpoint
+from dure.shares import ShareKind, path
+from nation import DAY_MS, KOREA, SETTINGS, Nation, Site, spec, submit
+
+
+def known(nation: Nation, memory: Memory | None = None) -> Known:
+    with nation.database.read() as connection:
+        remembered = memory or nation.service.memory
+        return remembered.known(connection, KOREA, SETTINGS.tuning, nation.now_ms)
+
+
+def capacity(nation: Nation, name: str, gpus: int, days: int) -> None:
+    nation.admin.award(
+        Allocation(
+            id=name,
+            project="lab",
+            kind=AllocationKind.CAPACITY,
+            starts_ms=nation.now_ms,
+            ends_ms=nation.now_ms + days * DAY_MS,
+            gpus=gpus,
+            gpu_model="b200",
+            pool="nhn-b200",
+        )
+    )
+
+
+def test_an_award_is_a_share_while_it_lasts(nation: Nation):
+    nation.lab()
+    before = known(nation)
+    assert before.leaf("lab-hours") == "national.lab"
+    assert known(nation).shares is before.shares  # made anew only when something has changed
+    capacity(nation, "rack", gpus=64, days=10)
+
+    during = known(nation)
+    leaf = during.leaf("rack")
+    assert path(during.shares, leaf) == ("national.lab.rack", "national.lab", "national")
+    assert sum(one.gpus for one in during.shares.by_id[leaf].guarantees) == 64
+    nation.pass_s(11 * DAY_MS / 1_000)
+    after = known(nation)
+    assert after.leaf("rack") == ""
+    assert after.in_tree(leaf) is None
+    assert after.leaf("lab-hours") == "national.lab"
+
+
+def test_an_operators_own_projects_stand_below_its_share(nation: Nation):
+    for organisation, project in (("sk", "twin"), ("national", "office"), ("sk-labs", "labs")):
+        nation.admin.create_organisation(
+            Organisation(id=organisation, name=organisation, kind=OrganisationKind.COMPANY)
+        )
+        nation.admin.create_project(Project(id=project, organisation=organisation, title=project))
+        nation.hours(project)
+    found = known(nation)
+    assert found.leaf("twin-hours") == "sk.twin"
+    assert found.leaf("office-hours") == "national.office"
+    assert found.leaf("labs-hours") == "national.labs"
+    assert found.shares.by_id["sk"].kind is ShareKind.OWNER
+
+
+@pytest.mark.parametrize("end", [EngineEnd.STOPPED, EngineEnd.NODE_FAILED])
+def test_what_the_platform_ended_does_not_tell_how_long_its_like_runs(
+    nation: Nation, site: Site, end: EngineEnd
+):
+    lab = nation.lab()
+    (job,) = submit(lab, spec())
+    site.start_all()
+    before = known(nation).estimate(spec(), "lab-member")
+    nation.pass_s(3_000)
+    nation.admin.recall(job)
+    site.end(site.orders[f"{job}.0"], end)
+    site.round()
+    after = known(nation)
+    assert after.estimate(spec(), "lab-member") == before
+    recalled = end is EngineEnd.STOPPED  # what was called back had been used
+    assert [one.share for one in after.usage] == (["national.lab"] if recalled else [])
+
+
+def test_the_rest_of_a_resumed_run_does_not_tell_either(nation: Nation, site: Site):
+    lab = nation.lab()
+    asked = spec(checkpoint=Checkpoint(dir="ckpt"))
+    (job,) = submit(lab, asked)
+    site.start_all()
+    before = known(nation).estimate(asked, "lab-member")
+    nation.admin.recall(job)
+    site.round()
+    site.end(site.orders[f"{job}.0"], EngineEnd.STOPPED)
+    site.start_all()
+    nation.pass_s(5)
+    site.end(site.orders[f"{job}.0"], EngineEnd.COMPLETED, 0)
+    site.round()
+    assert known(nation).estimate(asked, "lab-member") == before
+
+
+def test_usage_halves_with_each_half_life_and_outlives_a_restart(nation: Nation, site: Site):
+    lab = nation.lab()
+    (job,) = submit(lab, spec())
+    site.start_all()
+    nation.pass_s(600)
+    site.end(site.orders[f"{job}.0"], EngineEnd.COMPLETED, 0)
+    site.round()
+    (fresh,) = known(nation).usage
+    nation.pass_s(SETTINGS.tuning.half_life_s)
+    (halved,) = known(nation).usage
+    assert halved.credit_ms == pytest.approx(fresh.credit_ms / 2, abs=1)
+    assert known(nation, Memory()).usage == (halved,)
+    shorter = replace(SETTINGS.tuning, half_life_s=SETTINGS.tuning.half_life_s // 2)
+    with nation.database.read() as connection:
+        (quartered,) = Memory().known(connection, KOREA, shorter, nation.now_ms).usage
+    assert quartered.credit_ms == pytest.approx(fresh.credit_ms / 4, abs=1)
