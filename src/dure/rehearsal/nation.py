@@ -23,6 +23,7 @@ from dure.scheduling.lane import Lane, Nodes
 from dure.scheduling.waiting import Task
 
 MS: Final = 1_000
+NEVER_MS: Final = 1 << 62
 LEAST_EXPECTED_MS: Final = 60_000
 """What has outlived its estimate is expected to need this much more at least."""
 
@@ -139,20 +140,20 @@ class Nation:
 
     def _next_ms(self, arrival: Arrival | None, change: Change | None) -> int | None:
         """The next instant at which something happens; None when all is done."""
-        times = []
-        if self._events:
-            times.append(self._events[0][0])
-        if arrival is not None:
-            times.append(arrival.at_ms)
-        if self._back:
-            times.append(self._back[0][0])
-        waiting = self.stage.scheduler.active
-        if change is not None and (times or waiting):
-            times.append(change[0])
-        wake_ms = self.stage.scheduler.wake_ms
-        if wake_ms is not None and (times or waiting):
-            times.append(wake_ms if wake_ms > self.now_ms else self.now_ms + 1)
-        return min(times) if times else None
+        events, back, scheduler = self._events, self._back, self.stage.scheduler
+        next_ms = events[0][0] if events else NEVER_MS
+        if arrival is not None and arrival.at_ms < next_ms:
+            next_ms = arrival.at_ms
+        if back and back[0][0] < next_ms:
+            next_ms = back[0][0]
+        if next_ms == NEVER_MS and not scheduler.active:
+            return None
+        if change is not None and change[0] < next_ms:
+            next_ms = change[0]
+        wake_ms = scheduler.wake_ms
+        if wake_ms is not None and wake_ms < next_ms:
+            next_ms = max(wake_ms, self.now_ms + 1)
+        return None if next_ms == NEVER_MS else next_ms
 
     def _arrives(self, arrival: Arrival) -> None:
         kind = arrival.kind

@@ -212,6 +212,10 @@ class Lane:
 
     def leftover(self, nodes: Nodes, slots: int) -> int:
         """Slots that stay over on these nodes once so many of each are taken."""
+        if nodes & (nodes - 1) == 0:
+            return self.free[nodes.bit_length() - 1] - slots
+        if slots == self.slots:
+            return 0
         return sum(self.free[node] - slots for node in ordinals(nodes))
 
     def _fullest(self, count: int, slots: int, among: Nodes) -> Nodes:

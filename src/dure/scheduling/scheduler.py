@@ -92,7 +92,6 @@ class Scheduler:
 
     def submit(self, task: Task) -> None:
         """A task waits from now on."""
-        task.line.push(task)
         self._fresh.append(task)
 
     def withdraw(self, task: Task) -> None:
@@ -101,6 +100,9 @@ class Scheduler:
             self._release(task.keep)
         elif task.place is not None:
             task.line.remove(task)
+            task.line.demand.place(task.line, self._rank(task.line.share))
+        else:
+            self._fresh.remove(task)
 
     def ended(self, task: Task, now_ms: int) -> None:
         """A task that ran runs no more, whatever the reason; its nodes are free."""
@@ -157,10 +159,17 @@ class Scheduler:
         self._now_ms = now_ms
         self.starts = []
         self.recalls = []
+        if self.fair is not None and now_ms // self._period_ms != self._epoch:
+            self._epoch = now_ms // self._period_ms
+            self._ranks = {}
         self._ring(now_ms)
         for lane in self._freed.values():
-            self._start_owed(lane)
+            if lane.keeps:
+                self._start_owed(lane)
+        if not self._active and len(self._fresh) <= 1 and not self._fresh_blocked():
+            return
         for task in self._fresh:
+            task.line.push(task)
             self._show(task)
         while self._touch():  # again, where what was kept for a head came free meanwhile
             self._serve_promises()
@@ -171,13 +180,32 @@ class Scheduler:
                 self._remember(task)
         self._fresh = []
 
+    def _fresh_blocked(self) -> bool:
+        """With nobody waiting, most tasks start as they come: whether a lone new one does not."""
+        self._freed = {}
+        self._grown = {}
+        if self._fresh:
+            task = self._fresh[0]
+            demand = task.line.demand
+            if self.gate is not None and self.gate.holds_up(task):
+                return True
+            if not (demand.promised and self._redeem(demand, task)):
+                if not self._borrow(demand, task):
+                    return True
+            self._fresh = []
+        return False
+
     @property
     def wake_ms(self) -> int | None:
         """When to decide again even if nothing happens: somebody's wait or a borrower's minimum
         runtime is over by then.
         """
-        times = [self._alarms[0][0]] if self._alarms else []
-        return min([*times, *self._wakes[:1]], default=None)
+        alarms, wakes = self._alarms, self._wakes
+        if alarms and wakes:
+            return min(alarms[0][0], wakes[0])
+        if alarms:
+            return alarms[0][0]
+        return wakes[0] if wakes else None
 
     @property
     def active(self) -> bool:
@@ -207,9 +235,6 @@ class Scheduler:
             for serial, demand in self._active.items():
                 if demand.promised:
                     self._touched[serial] = demand
-        if self.fair is not None and now_ms // self._period_ms != self._epoch:
-            self._epoch = now_ms // self._period_ms
-            self._ranks = {}
 
     def _start_owed(self, lane: Lane) -> None:
         for keep in [keep for keep in lane.keeps if keep.promise is not None]:
@@ -327,16 +352,19 @@ class Scheduler:
         chosen: tuple[Offer, Nodes] | None = None
         for offer in demand.offers:
             lane = offer.lane
-            if lane.idle < offer.gpus or not lane.lends(offer.gpus, demand.borrows):
+            if lane.idle < offer.gpus:
+                continue
+            risk = lane.risk
+            if best is not None and (offer.cost, risk) > best[:2]:
+                continue
+            if not lane.lends(offer.gpus, demand.borrows):
                 continue
             if self.gate is not None and not self.gate.admits(task, offer):
                 continue
-            nodes = self._fit(demand, offer, task)
-            if not nodes:
-                continue
-            rank = (offer.cost, lane.risk, lane.leftover(nodes, offer.slots), lane.index)
-            if best is None or rank < best:
-                best, chosen = rank, (offer, nodes)
+            if nodes := self._fit(demand, offer, task):
+                rank = (offer.cost, risk, lane.leftover(nodes, offer.slots), lane.index)
+                if best is None or rank < best:
+                    best, chosen = rank, (offer, nodes)
         if chosen is None:
             return False
         self._start(demand, chosen[0], task, chosen[1], None)
@@ -451,9 +479,10 @@ class Scheduler:
 
     def _leave(self, task: Task, offer: Offer) -> None:
         """A task leaves its line, for good news."""
-        line = task.line
-        line.remove(task)
-        line.demand.place(line, self._rank(line.share))
+        if task.place is not None:
+            line = task.line
+            line.remove(task)
+            line.demand.place(line, self._rank(line.share))
         if self.gate is not None:
             self.gate.starts(task, offer)
 

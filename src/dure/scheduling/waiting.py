@@ -208,9 +208,12 @@ class Demand:
             turn, _, line = heap[0]
             if line.turn is not turn:
                 heappop(heap)
-                continue
-            if self.place(line, rank(line.share)) is turn or line.turn is turn:
+            elif turn[0] == LATE or turn[1] == (now := rank(line.share)):
                 return line
+            else:
+                heappop(heap)
+                line.turn = None
+                self.place(line, now)
         return None
 
     def reorder(self, rank: Callable[[str], tuple[int, ...]]) -> None:
