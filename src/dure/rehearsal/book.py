@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from dure.rehearsal.measure import Measures
@@ -22,6 +23,10 @@ class Book:
         self.measures = Measures()
         self.record: Record = NullRecord() if record is None else record
         self.recalls = 0
+        self.until_ms = 1 << 62
+        """Use is counted up to here."""
+        self.used_gpu_ms: Counter[str] = Counter()
+        """GPU time taken until then, by operator whose jobs they are."""
         self._listens = record is not None
 
     def waits(self, now_ms: int, task: Task, sign: int) -> None:
@@ -32,6 +37,9 @@ class Book:
 
     def uses(self, now_ms: int, task: Task, lane: Lane, sign: int) -> None:
         """A task takes its GPUs (1), or gives them back (-1)."""
+        if sign < 0 and task.started_ms < self.until_ms:
+            took_ms = min(now_ms, self.until_ms) - task.started_ms
+            self.used_gpu_ms[task.source.arrival.kind.operator] += task.gpus * took_ms
         if not self._listens:
             return
         stage, job, share = self.stage, task.source, task.line.share

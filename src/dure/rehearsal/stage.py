@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from dure.jobs import Tier
 from dure.rehearsal.workload import Kind
 from dure.scheduling.fairshare import FairShare
 from dure.scheduling.lane import Lane
@@ -58,6 +59,8 @@ class Stage:
         self.root = {share: up[-1] for share, up in self._paths.items()}
         self.side = {share: up[-2] if len(up) > 1 else up[-1] for share, up in self._paths.items()}
         """The share right below its root that a share belongs to, or the root itself."""
+        self.lending = True
+        """Whether shares lend and borrow at all."""
         self.names: Mapping[str, str] = {}
         """What people call a share, where that is not its id."""
         self._may_run = may_run
@@ -111,7 +114,13 @@ class Stage:
 
     def _demand(self, kind: Kind) -> Demand:
         holders = self._paths.get(kind.share, ())
-        borrows = all(self.shares.by_id[share].may_borrow for share in holders)
+        borrows = (
+            self.lending
+            and kind.tier is not Tier.RESERVED
+            and all(self.shares.by_id[share].may_borrow for share in holders)
+        )
+        if kind.tier is Tier.SPARE:
+            holders = ()
         lanes = tuple(lane for lane, place in zip(self.lanes, self.places, strict=True)
                       if self._suits(kind, place))  # fmt: skip
         promises = tuple(
