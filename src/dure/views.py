@@ -12,6 +12,7 @@ from dure.agent.wire import Manifest
 from dure.allocations import Allocation, BudgetUnit, Organisation, Project
 from dure.errors import Reason
 from dure.jobs import JobSpec, check_environment
+from dure.lending import Lent
 from dure.life import EndCause, State
 from dure.metering import Factors
 from dure.people import Person, Role, RoleGrant, TokenScope
@@ -296,6 +297,10 @@ class AttemptView:
     gpu_ms: int | None
     charge: int | None
     dispute: str | None
+    guarantor: str | None = None
+    """The share under whose guarantee it runs; None: it borrows and can be called back."""
+    lenders: tuple[Lent, ...] = ()
+    """Shares on whose idle guarantee it runs, where it borrows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

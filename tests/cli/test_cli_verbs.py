@@ -20,6 +20,7 @@ from dure.allocations import (
 from dure.errors import Reason
 from dure.jobs import JobSpec
 from dure.journal import GENESIS, seal, to_json
+from dure.lending import Lent
 from dure.life import EndCause, State
 from dure.metering import Factors
 from dure.people import Person, Role, RoleGrant, TokenScope
@@ -183,6 +184,15 @@ def test_show_says_where_and_why_there_and_what_it_cost(dure, plane, summary, ta
     assert whole.count("nhn-cloud/nhn-h200") == tasks
     assert "Shown are" not in whole
     assert dure("show", "j-12", "-o", "json").json["tasks"][0]["attempts"][0]["exit_code"] == 3
+
+
+def test_show_says_on_whose_gpus_a_borrower_runs(dure, plane, summary):
+    lenders = (Lent("samsung", 12), Lent("sk", 4))
+    live = replace(ATTEMPT, cause=None, ended_ms=None, lenders=lenders)
+    whole = job_view(summary)
+    tasks = (replace(whole.tasks[0], state=State.RUNNING, attempts=(live,)),)
+    plane.on("GET", "/v1/jobs/j-12", replace(whole, tasks=tasks))
+    assert "On loan from samsung (12 GPUs), sk (4 GPUs)" in dure("show", "j-12").out
 
 
 def test_show_picks_what_failed_and_what_runs_from_a_long_array(dure, plane, summary):

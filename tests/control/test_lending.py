@@ -18,6 +18,7 @@ from dure.control.snapshot import snapshot
 from dure.engines import EngineEnd
 from dure.errors import Reason
 from dure.jobs import PRIORITY_MAX, Checkpoint, Resources
+from dure.lending import Lent
 from dure.life import EndCause, State
 from dure.people import Role, RoleGrant
 from dure.scheduling import schedule
@@ -234,6 +235,8 @@ def test_what_was_lent_is_written_down_once_the_attempt_has_closed(
     (own,) = submit(fab, spec(**OWNER))
     samsung.round()
     assert nation.admin.lending().lines == ()
+    (view,) = lab.job(job).tasks[0].attempts
+    assert (view.guarantor, view.lenders) == (None, (Lent("samsung", 16),))
     nation.pass_s(600)
     samsung.end(samsung.orders[f"{job}.0"], EngineEnd.STOPPED)
     samsung.start_all()
@@ -241,6 +244,7 @@ def test_what_was_lent_is_written_down_once_the_attempt_has_closed(
     samsung.end(samsung.orders[f"{own}.0"], EngineEnd.COMPLETED, 0)
     samsung.round()
 
+    assert fab.job(own).tasks[0].attempts[0].guarantor == "samsung"
     (line,) = nation.admin.lending().lines
     assert (line.lender, line.borrower, line.pool) == ("samsung", "national.lab", "samsung-b200")
     assert (line.attempts, line.gpu_ms) == (1, 16 * 600_000)

@@ -105,8 +105,7 @@ def test_tasks_of_an_older_database_have_waited_since_their_job_was_accepted(tmp
             "INSERT INTO projects VALUES ('p', 'o', 'P')",
             "INSERT INTO allocations VALUES ('a', 'p', 'hours', 0, 9, 1, NULL, NULL, NULL, 0)",
             "INSERT INTO jobs VALUES (1, 'p', 'a', 'kim', 'n', '{}', 'queued', 1, 4200, NULL)",
-            "INSERT INTO tasks (job, array_index, priority, state, retries_left, "
-            "platform_retries_left) VALUES (1, 0, 50, 'queued', 0, 10)",
+            "INSERT INTO tasks VALUES (1,1, 0, 5, 'queued', 0, 0, 9, 0, NULL, NULL, NULL, NULL, 0)",
         ):
             connection.exec_driver_sql(row)
     migrate(database)

@@ -167,6 +167,9 @@ def _show_job(to: Console, view: JobView, most: int, now_ms: int) -> None:
         to.print(table(columns, rows, right={"task", "attempt", "ran", "exit"}))
         last = next(task.attempts[-1] for task in reversed(tasks) if task.attempts)
         line(to, f"Why there: {last.placed.sentence}")
+        if last.cause is None and last.lenders:
+            names = ", ".join(f"{lent.lender} ({lent.gpus:,} GPUs)" for lent in last.lenders)
+            line(to, f"On loan from {names}: it can be called back, with notice.")
         if last.detail:
             line(to, f"Its end: {last.detail}")
         if last.dispute:

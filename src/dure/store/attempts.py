@@ -159,7 +159,7 @@ def _attempt(row: Row[tuple[object, ...]]) -> Attempt:
         lease_until_ms=row.lease_until_ms,
         share=row.share or "",
         guarantor=row.guarantor,
-        lenders=_LENDERS.validate_python(row.lenders) if row.lenders else (),
+        lenders=_LENDERS.validate_python(row.lenders),
         notice_ms=row.notice_ms,
         saved_ms=row.saved_ms,
         engine_id=row.engine_id,
@@ -254,6 +254,8 @@ def _view(row: Row[tuple[object, ...]]) -> AttemptView:
         gpu_ms=row.gpu_ms,
         charge=row.charge,
         dispute=row.dispute,
+        guarantor=row.guarantor,
+        lenders=_LENDERS.validate_python(row.lenders),
     )
 
 
