@@ -20,7 +20,7 @@ from dure.federation import free_port
 from dure.jobs import JobSpec, Resources
 from dure.life import State
 from dure.views import JobRequest, Submission
-from plant import enrol_lab, eventually
+from plant import enrol_projects, eventually
 
 pytestmark = pytest.mark.engine
 
@@ -86,7 +86,7 @@ def test_what_runs_outlives_a_stop_and_a_crash_of_the_federation(up: Up):
     assert up.said.count("a slot stands for") >= 4
     assert stat.S_IMODE((up.data / "admin.token").stat().st_mode) == 0o600
     with up.admin() as admin:
-        token = enrol_lab(admin, time.time_ns() // 1_000_000)
+        token = enrol_projects(admin, time.time_ns() // 1_000_000)
     member = Client(f"http://127.0.0.1:{up.port}", token)
     go_on = up.data.parent / "go-on"
     spec = JobSpec(
