@@ -388,6 +388,8 @@ class Scheduler:
             if self.gate is not None and not self.gate.admits(task, offer):
                 continue
             sight = shadow(lane, demand.count, offer.slots, self._now_ms)
+            if sight is not None and lane.head is None and sight.starts_ms <= self._now_ms:
+                continue  # it is not nodes that it waits for
             if sight is not None and (found is None or sight.starts_ms < found[0]):
                 found = (sight.starts_ms, lane.index, offer, sight.nodes)
             tried += 1
