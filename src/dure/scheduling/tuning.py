@@ -23,8 +23,8 @@ class Tuning:
     """When a blocked head without a limit of its own has nodes kept for it. One whose walltime its
     engine enforces has them at once (EASY); kept on the word of a mere estimate, they idle: on the
     ITP trace that costs every job 4 % of its time, and a wait of two weeks is the exception."""
-    rank_period_s: int = 60
-    """How often fair share is looked at anew (Slurm's PriorityCalcPeriod, 5 minutes by default)."""
+    rank_period_s: int = 300
+    """How often fair share is looked at anew (Slurm's PriorityCalcPeriod)."""
     borrow_before_recall_s: int = 6 * 3_600
     """A task expected to run no longer than this rather borrows what idles elsewhere than have
     somebody called back from what it is promised."""

@@ -13,7 +13,7 @@ one above it gains nothing, as with nice(1).
 from __future__ import annotations
 
 from collections.abc import Callable
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, Final
 
 from dure.jobs import PRIORITY_DEFAULT
@@ -218,8 +218,8 @@ class Demand:
 
     def reorder(self, rank: Callable[[str], tuple[int, ...]]) -> None:
         """Put all lines anew: time has moved their ranks."""
+        lines = [line for turn, _, line in self._heap if line.turn is turn]
         self._heap = []
-        for line in self.lines:
+        for line in lines:
             line.turn = None
             self.place(line, rank(line.share))
-        heapify(self._heap)
