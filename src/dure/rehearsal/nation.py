@@ -16,6 +16,7 @@ from heapq import heappop, heappush
 from typing import Final
 
 from dure.rehearsal.book import Book
+from dure.rehearsal.calibration import Calibration
 from dure.rehearsal.stage import Stage
 from dure.rehearsal.workload import Arrival
 from dure.scheduling.estimate import Estimate, Estimator, Like
@@ -79,6 +80,7 @@ class Nation:
     book: Book
     terms: Terms = field(default_factory=Terms)
     estimator: Estimator | None = None
+    calibration: Calibration | None = None
     now_ms: int = 0
     _events: list[tuple[int, int, Task, int]] = field(default_factory=list)
     _back: list[tuple[int, int, Task]] = field(default_factory=list)
@@ -114,6 +116,8 @@ class Nation:
                 self._starts(task)
             for victim, beneficiary in scheduler.recalls:
                 self._recalled(victim, beneficiary)
+            if self.calibration is not None:
+                self.calibration.ask(scheduler, now_ms)
 
     def fail(self, lane: Lane, nodes: Nodes) -> None:
         """Nodes fail: what runs on any of them has lost what it did since its last checkpoint, and
@@ -176,6 +180,8 @@ class Nation:
         task.bound_ms = task.expected_ms if limit_ms is None else limit_ms
         task.limited = limit_ms is not None
         task.since_ms = self.now_ms
+        if self.calibration is not None:
+            self.calibration.submitted(task)
         self._submit(task)
 
     def _submit(self, task: Task) -> None:
@@ -189,6 +195,8 @@ class Nation:
         now_ms = self.now_ms
         if job.first_start_ms < 0:
             job.first_start_ms = now_ms
+            if self.calibration is not None:
+                self.calibration.started(task, now_ms)
         self._on.setdefault(lane.index, {})[task] = None
         job.lender = None if task.promise is not None else self.stage.lender(lane)
         heappush(self._events, (now_ms + job.left_ms, task.serial, task, job.version))
