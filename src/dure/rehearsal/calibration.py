@@ -1,5 +1,5 @@
-"""How often a start estimate comes true: every so many-th job asks for one when it is submitted, and
-its true start is held against the ranges.
+"""How often a start estimate comes true: every so many-th job asks for one when it is submitted,
+and its true start is held against the ranges.
 """
 
 from __future__ import annotations

@@ -90,7 +90,6 @@ class Nation:
 
     def play(self, arrivals: Iterable[Arrival], changes: Iterable[Change] = ()) -> int:
         """Play all of it, to the last job's end; the instant of that, in ms."""
-        scheduler = self.stage.scheduler
         events, back = self._events, self._back
         coming, changing = iter(arrivals), iter(changes)
         arrival, change = next(coming, None), next(changing, None)
@@ -111,13 +110,7 @@ class Nation:
             while arrival is not None and arrival.at_ms <= now_ms:
                 self._arrives(arrival)
                 arrival = next(coming, None)
-            scheduler.decide(now_ms)
-            for task in scheduler.starts:
-                self._starts(task)
-            for victim, beneficiary in scheduler.recalls:
-                self._recalled(victim, beneficiary)
-            if self.calibration is not None:
-                self.calibration.ask(scheduler, now_ms)
+            self._decide()
 
     def fail(self, lane: Lane, nodes: Nodes) -> None:
         """Nodes fail: what runs on any of them has lost what it did since its last checkpoint, and
@@ -158,6 +151,17 @@ class Nation:
         if wake_ms is not None and wake_ms < next_ms:
             next_ms = max(wake_ms, self.now_ms + 1)
         return None if next_ms == NEVER_MS else next_ms
+
+    def _decide(self) -> None:
+        """Let the scheduler decide, and do what it says."""
+        scheduler = self.stage.scheduler
+        scheduler.decide(self.now_ms)
+        for task in scheduler.starts:
+            self._starts(task)
+        for victim, beneficiary in scheduler.recalls:
+            self._recalled(victim, beneficiary)
+        if self.calibration is not None:
+            self.calibration.ask(scheduler, self.now_ms)
 
     def _arrives(self, arrival: Arrival) -> None:
         kind = arrival.kind
