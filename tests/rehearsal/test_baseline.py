@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dure.errors import RefusedError
-from dure.rehearsal.baseline import Baseline, run
-from dure.rehearsal.nodes import Nodes
+from dure.rehearsal.baseline import Baseline, Mode, run
+from dure.rehearsal.nodes import Clusters, Nodes
 from dure.rehearsal.traces import dure, read
 from dure.rehearsal.traces.trace import Rows, Trace, TraceJob, Within
 
@@ -188,15 +188,15 @@ def test_a_run_is_that_of_a_plain_simulation(
 
 
 @given(JOBS, st.sampled_from(Baseline))
-def test_every_job_ends_and_one_big_pool_serves_them_too(
+def test_every_job_ends_alone_together_and_in_one_big_pool(
     jobs: list[tuple[str, int, int, int, int]], baseline: Baseline
 ) -> None:
     trace = trace_of(jobs)
 
-    for pooled in (False, True):
-        outcome = run(trace, baseline, pooled=pooled)
+    for mode in Mode:
+        outcome = run(trace, baseline, mode)
         assert outcome.measures.summary({}).jobs == trace.count
-        assert outcome.digest == run(trace, baseline, pooled=pooled).digest
+        assert outcome.digest == run(trace, baseline, mode).digest
 
 
 @given(st.integers(1, 9), st.lists(st.integers(1, 40), max_size=20), st.randoms())
@@ -236,4 +236,56 @@ def test_a_job_larger_than_its_vc_is_refused_rather_than_forgotten() -> None:
 
     with pytest.raises(RefusedError, match="2 jobs wait for ever"):
         run(trace, Baseline.FIFO)
-    assert run(trace, Baseline.FIFO, pooled=True).measures.summary({}).jobs == 2
+    for mode in (Mode.FEDERATED, Mode.ONE_POOL):
+        assert run(trace, Baseline.FIFO, mode).measures.summary({}).jobs == 2
+
+
+CLUSTERS = [3, 2]
+SPANS = [(1 << 3) - 1, ((1 << 2) - 1) << 3]
+
+
+@given(st.lists(st.integers(1, 40), max_size=20))
+def test_a_job_runs_inside_one_cluster_wherever_that_is(sizes: list[int]) -> None:
+    clusters = Clusters(CLUSTERS, 8)
+    for gpus in sizes:
+        fits = clusters.fits(gpus)
+        taken = clusters.take(gpus)
+
+        assert fits == (taken is not None)
+        if taken is not None:
+            held = taken.whole | (1 << taken.node if taken.gpus else 0)
+            assert 8 * taken.whole.bit_count() + taken.gpus == gpus
+            assert [held & ~span for span in SPANS].count(0) == 1
+            assert held & SPANS[clusters.cluster_of(taken)]
+
+
+def test_a_gang_takes_the_cluster_that_it_fills_best() -> None:
+    clusters = Clusters(CLUSTERS, 8)
+
+    gang, small = clusters.take(16), clusters.take(3)
+    assert gang is not None
+    assert small is not None
+    assert clusters.cluster_of(gang) == 1
+    assert clusters.cluster_of(small) == 0
+    assert clusters.take(24) is None  # three whole nodes, but in no one cluster
+    assert clusters.copy().take(16) is not None
+
+
+def test_whoever_listens_hears_where_each_job_ran() -> None:
+    trace = trace_of([("b", 0, 5, 16, 1), ("b", 1, 5, 16, 1)])
+    heard: list[tuple[str, int, str]] = []
+
+    for mode in Mode:
+        run(
+            trace,
+            Baseline.FIFO,
+            mode,
+            ended=lambda job, end_s, at: heard.append((job.id, end_s, at)),
+        )
+
+    first, second = "j0", "j1"
+    assert heard == [
+        (first, 5, "b"), (second, 10, "b"),
+        (first, 5, "b"), (second, 6, "a"),
+        (first, 5, "all"), (second, 6, "all"),
+    ]  # fmt: skip

@@ -1,4 +1,5 @@
 """The schedulers that published simulators play, each virtual cluster (VC) alone: the yardsticks.
+They can also be played naively together, with one queue and no guarantees.
 
 Strict FIFO, SJF and QSSF, best-effort FIFO and SJF with EASY answer to every printed digit as the
 simulators of Helios (Hu et al., SC'21) and Lucid (Hu et al., ASPLOS'23). What equality takes: whole
@@ -18,12 +19,26 @@ from typing import Final, Protocol
 
 from dure.errors import RefusedError
 from dure.rehearsal.measure import Measures
-from dure.rehearsal.nodes import Held, Nodes
+from dure.rehearsal.nodes import Clusters, Held, Nodes
 from dure.rehearsal.traces.trace import Trace, TraceJob
 from dure.text import shown
 from dure.units import MS_PER_S
 
 NEVER_S: Final = 1 << 62
+
+ONE_POOL: Final = "all"
+"""Whose the nodes are when nobody's in particular."""
+
+
+class Mode(StrEnum):
+    """Whether VCs stand alone or together."""
+
+    ISOLATED = "isolated"
+    """A job runs in its own VC."""
+    FEDERATED = "federated"
+    """A job runs inside one VC, its own or another."""
+    ONE_POOL = "one-pool"
+    """Gangs may span VCs too, as if there were none: the bound on what sharing can bring."""
 
 
 class Baseline(StrEnum):
@@ -59,6 +74,9 @@ _Waiting = tuple[int, int, TraceJob]
 
 _Running = tuple[int, int, "_Queue", Held, TraceJob]
 """A job on nodes: when it ends (s), its place in the trace, where, what it holds, the job."""
+
+Ended = Callable[[TraceJob, int, str], None]
+"""Told of each job that ends, in that order: the job, when (s), in whose nodes."""
 
 _Key = Callable[[TraceJob], int]
 """What a queue is ordered by, least first; equals in order of submission."""
@@ -211,17 +229,23 @@ def _duration_s(job: TraceJob) -> int:
     return job.duration_s
 
 
-def _predicted_s(job: TraceJob) -> int:
+def predicted_s(job: TraceJob) -> int:
+    """What was predicted of a job.
+
+    Raises:
+        RefusedError: `no-prediction`: nothing was.
+    """
     if job.predicted_s is None:
         raise RefusedError(
             "no-prediction",
-            f"predicted_s of job {shown(job.id)} is missing; this order needs one of every job.",
+            f"predicted_s of job {shown(job.id)} is missing; "
+            "give predictions that name every job of the trace.",
         )
     return job.predicted_s
 
 
 def _predicted_gpu_s(job: TraceJob) -> int:
-    return _predicted_s(job) * job.gpus
+    return predicted_s(job) * job.gpus
 
 
 def _queue(baseline: Baseline, nodes: Nodes) -> _Queue:
@@ -241,26 +265,26 @@ def _queue(baseline: Baseline, nodes: Nodes) -> _Queue:
         case Baseline.EASY:
             return _Easy(nodes, _duration_s, _duration_s)
         case Baseline.EASY_PREDICTED:
-            return _Easy(nodes, _predicted_s, _predicted_s)
+            return _Easy(nodes, predicted_s, predicted_s)
 
 
-def run(trace: Trace, baseline: Baseline, *, pooled: bool = False) -> Outcome:
-    """Play a trace, each VC alone, or all as one pool: the bound on what sharing can bring.
+def run(
+    trace: Trace,
+    baseline: Baseline,
+    mode: Mode = Mode.ISOLATED,
+    jobs: Iterable[TraceJob] | None = None,
+    ended: Ended | None = None,
+) -> Outcome:
+    """Play a trace. `jobs` are the trace's where they have been read before.
 
     Raises:
-        RefusedError: `no-prediction`: QSSF of a job that nobody predicted; `never-fits`: a job
-            larger than where it must run (a trace read with `Within.OWN` has none).
+        RefusedError: `no-prediction`: an order by predictions, and a job that nobody predicted;
+            `never-fits`: a job larger than where it must run (a trace read with `Within.OWN` has
+            none).
     """
-    if pooled:
-        one = _queue(baseline, Nodes(sum(trace.nodes.values()), trace.gpus_per_node))
-        queues = dict.fromkeys(trace.nodes, one)
-    else:
-        queues = {
-            vc: _queue(baseline, Nodes(count, trace.gpus_per_node))
-            for vc, count in trace.nodes.items()
-        }
-    book = _Book()
-    _play(trace.jobs(), queues, book)
+    queues, where = _stage(trace, baseline, mode)
+    book = _Book(ended, where)
+    _play(trace.jobs() if jobs is None else jobs, queues, book)
     if book.jobs < trace.count:
         raise RefusedError(
             "never-fits",
@@ -270,17 +294,41 @@ def run(trace: Trace, baseline: Baseline, *, pooled: bool = False) -> Outcome:
     return Outcome(book.measures, book.hash.hexdigest())
 
 
+_Where = Callable[[TraceJob, Held], str]
+"""In whose nodes a job is."""
+
+
+def _stage(trace: Trace, baseline: Baseline, mode: Mode) -> tuple[dict[str, _Queue], _Where]:
+    """The queue of each VC, and whose nodes a job is in."""
+    names, per_node = list(trace.nodes), trace.gpus_per_node
+    match mode:
+        case Mode.ISOLATED:
+            alone = {
+                vc: _queue(baseline, Nodes(count, per_node)) for vc, count in trace.nodes.items()
+            }
+            return alone, lambda job, _: job.vc
+        case Mode.FEDERATED:
+            clusters = Clusters(list(trace.nodes.values()), per_node)
+            together = dict.fromkeys(names, _queue(baseline, clusters))
+            return together, lambda _, held: names[clusters.cluster_of(held)]
+        case Mode.ONE_POOL:
+            pool = Nodes(sum(trace.nodes.values()), per_node)
+            return dict.fromkeys(names, _queue(baseline, pool)), lambda *_: ONE_POOL
+
+
 class _Book:
     """What became of each job."""
 
-    __slots__ = ("hash", "jobs", "measures")
+    __slots__ = ("_tell", "_where", "hash", "jobs", "measures")
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Ended | None, where: _Where) -> None:
         self.measures = Measures()
         self.hash = sha256()
         self.jobs = 0
+        self._tell = tell
+        self._where = where
 
-    def ended(self, job: TraceJob, end_s: int) -> None:
+    def ended(self, job: TraceJob, end_s: int, held: Held) -> None:
         duration_s = job.duration_s
         self.jobs += 1
         self.hash.update(f"{job.id},{end_s - duration_s},{end_s}\n".encode())
@@ -291,6 +339,8 @@ class _Book:
             end_s * MS_PER_S,
             duration_s * MS_PER_S,
         )
+        if self._tell is not None:
+            self._tell(job, end_s, self._where(job, held))
 
 
 def _play(jobs: Iterable[TraceJob], queues: Mapping[str, _Queue], book: _Book) -> None:
@@ -306,7 +356,7 @@ def _play(jobs: Iterable[TraceJob], queues: Mapping[str, _Queue], book: _Book) -
             _, number, queue, held, ended = heappop(running)
             queue.ended(number, held)
             touched[queue] = None
-            book.ended(ended, now_s)
+            book.ended(ended, now_s, held)
         while job.submit_s == now_s:
             queue = queues[job.vc]
             queue.add(place, job)
