@@ -292,6 +292,8 @@ class Lane:
                 entry = heappop(heap)
                 if entry[2].lane is not self or entry[2].release_ms != entry[0]:
                     continue
+                if read and read[-1][2] is entry[2]:  # noted twice
+                    continue
                 read.append(entry)
                 yield entry[0], entry[2]
         finally:

@@ -40,7 +40,7 @@ def victims(lane: Lane, count: int, slots: int, now_ms: int, tuning: Tuning) -> 
     ready = 0
     for bits in lane.buckets[slots:]:
         ready |= bits & open_
-    search = _Search(lane, open_ & ~ready, slots, count - ready.bit_count())
+    search = _Search(lane, open_ & ~ready, slots, max(0, count - ready.bit_count()))
     ripe_ms = None
     for task in _least_lost(lane, now_ms, tuning.checkpoint_age_s * 1_000):
         ripens_ms = task.started_ms + tuning.min_runtime_s * 1_000
@@ -58,12 +58,13 @@ def _least_lost(lane: Lane, now_ms: int, age_ms: int) -> Iterator[Task]:
     stand in a heap each, as only the former's loss is known.
     """
     read: list[tuple[list[Borrower], Borrower]] = []
+    seen: set[int] = set()
     heaps = (lane.telling, lane.silent_ones)
     try:
         while True:
             best: tuple[tuple[int, int, int], list[Borrower]] | None = None
             for heap in heaps:
-                while heap and not lane.may_go(heap[0]):
+                while heap and (heap[0][3].serial in seen or not lane.may_go(heap[0])):
                     heappop(heap)
                 if heap:
                     spared, minus_saved, serial, task = heap[0]
@@ -75,6 +76,7 @@ def _least_lost(lane: Lane, now_ms: int, age_ms: int) -> Iterator[Task]:
                 return
             entry = heappop(best[1])
             read.append((best[1], entry))
+            seen.add(entry[3].serial)
             yield entry[3]
     finally:
         for heap, entry in read:

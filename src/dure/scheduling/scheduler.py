@@ -101,6 +101,9 @@ class Scheduler:
         elif task.place is not None:
             task.line.remove(task)
             task.line.demand.place(task.line, self._rank(task.line.share))
+            demand = task.line.demand
+            if demand.keep is not None and demand.keep.task is task:
+                self._unreserve(demand.keep)
         else:
             self._fresh.remove(task)
 
@@ -146,6 +149,12 @@ class Scheduler:
         self._grow(promise)
         self._freed[promise.lane.index] = promise.lane
 
+    def unreserve(self) -> None:
+        """Keep nodes for no blocked head any more: what was reckoned with has moved."""
+        for lane in self.lanes:
+            if lane.head is not None:
+                self._unreserve(lane.head)
+
     def readmit(self) -> None:
         """Put back what the gate held up."""
         for task in self.held_up:
@@ -169,16 +178,18 @@ class Scheduler:
         if not self._active and len(self._fresh) <= 1 and not self._fresh_blocked():
             return
         for task in self._fresh:
+            if now_ms - task.since_ms >= self._bound_ms:  # it ran before and was cut short
+                task.late = LATE
             task.line.push(task)
             self._show(task)
         while self._touch():  # again, where what was kept for a head came free meanwhile
             self._serve_promises()
             self._lend()
             self._touched = {}
-        for task in self._fresh:
-            if task.place is not None:
-                self._remember(task)
-        self._fresh = []
+            for task in self._fresh:
+                if task.place is not None:
+                    self._remember(task)
+            self._fresh = []
 
     def _fresh_blocked(self) -> bool:
         """With nobody waiting, most tasks start as they come: whether a lone new one does not."""
@@ -313,11 +324,16 @@ class Scheduler:
             heappush(self._wakes, found.ripe_ms)
         if not found.nodes:
             return False
+        if (head := lane.head) is not None and head.nodes & found.nodes:
+            self._unreserve(head)  # a promise comes first: its turn comes again, elsewhere
+        promise.used += offer.gpus
+        keep = Keep(lane, found.nodes, offer.slots, now_ms + self._notice_ms)
+        if lane.is_ready(keep):
+            self._start(task.line.demand, offer, task, found.nodes, promise)
+            return True
         self._leave(task, offer)
         task.slots, task.gpus = offer.slots, offer.gpus
-        keep = Keep(lane, found.nodes, offer.slots, now_ms + self._notice_ms)
         keep.task, keep.promise, task.keep = task, promise, keep
-        promise.used += offer.gpus
         lane.keep(keep)
         for victim in found.tasks:
             victim.notice_ms = now_ms
@@ -463,9 +479,11 @@ class Scheduler:
 
     def _fit(self, demand: Demand, offer: Offer, task: Task) -> Nodes:
         lane, keep = offer.lane, demand.keep
-        if keep is not None and keep.lane is lane and lane.is_ready(keep):
+        if keep is None or keep.lane is not lane:
+            return lane.fit(demand.count, offer.slots, self._now_ms + task.bound_ms)
+        if lane.is_ready(keep):
             return keep.nodes
-        return lane.fit(demand.count, offer.slots, self._now_ms + task.bound_ms)
+        return lane.fit(demand.count, offer.slots, keep.until_ms)  # some of them, and others
 
     def _start(
         self, demand: Demand, offer: Offer, task: Task, nodes: Nodes, promise: Promise | None
@@ -517,6 +535,12 @@ class Scheduler:
         if keep.demand is not None:
             keep.demand.keep = None
         self._freed[lane.index] = lane
+
+    def _unreserve(self, head: Keep) -> None:
+        """Nodes are reserved for a demand no longer; it looks for others."""
+        assert head.demand is not None
+        self._touched[head.demand.serial] = head.demand
+        self._release(head)
 
     def _grow(self, promise: Promise) -> None:
         """A promise has room again: what its share borrows right there moves under it."""

@@ -113,7 +113,7 @@ class Line:
 
     __slots__ = ("_heap", "demand", "gpus", "share", "source", "turn", "waiting")
 
-    def __init__(self, demand: Demand, share: str, gpus: int, source: object) -> None:
+    def __init__(self, demand: Demand, share: str, gpus: int, source: Any) -> None:
         self.demand = demand
         self.share = share
         self.gpus = gpus
@@ -129,8 +129,7 @@ class Line:
         """Put a task, or put it anew, where it belongs."""
         if task.place is None:
             self.waiting += 1
-        since = task.since_ms if task.late == LATE else 0
-        cost = since or task.expected_ms * self.gpus
+        cost = task.since_ms if task.late == LATE else task.expected_ms * self.gpus
         task.place = (task.late, -task.priority, cost, task.serial)
         heappush(self._heap, (task.place, task))
 
