@@ -23,11 +23,18 @@ class Book:
         self.measures = Measures()
         self.record: Record = NullRecord() if record is None else record
         self.recalls = 0
-        self.until_ms = 1 << 62
-        """Use is counted up to here."""
+        self.until_ms = 0
+        """Use is counted up to here; see `count_use`."""
         self.used_gpu_ms: Counter[str] = Counter()
         """GPU time taken until then, by operator whose jobs they are."""
         self._listens = record is not None
+        self.follows = self._listens
+        """Whether it wants to know who waits and who uses what, besides how jobs end."""
+
+    def count_use(self, until_ms: int) -> None:
+        """Count the GPU time that jobs take until then."""
+        self.until_ms = until_ms
+        self.follows = True
 
     def waits(self, now_ms: int, task: Task, sign: int) -> None:
         """A task waits from now on (1), or no longer (-1)."""

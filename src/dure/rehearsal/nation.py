@@ -190,7 +190,8 @@ class Nation:
 
     def _submit(self, task: Task) -> None:
         self.stage.scheduler.submit(task)
-        self.book.waits(self.now_ms, task, 1)
+        if self.book.follows:
+            self.book.waits(self.now_ms, task, 1)
 
     def _starts(self, task: Task) -> None:
         job: Job = task.source
@@ -202,10 +203,14 @@ class Nation:
             if self.calibration is not None:
                 self.calibration.started(task, now_ms)
         self._on.setdefault(lane.index, {})[task] = None
-        job.lender = None if task.promise is not None else self.stage.lender(lane)
+        if task.promise is None and self.book.follows:
+            job.lender = self.stage.lender(lane)
+        else:
+            job.lender = None
         heappush(self._events, (now_ms + job.left_ms, task.serial, task, job.version))
-        self.book.waits(now_ms, task, -1)
-        self.book.uses(now_ms, task, lane, 1)
+        if self.book.follows:
+            self.book.waits(now_ms, task, -1)
+            self.book.uses(now_ms, task, lane, 1)
 
     def _over(self, task: Task) -> None:
         """A run is over: the job is done, or it has left its nodes after a recall."""
@@ -233,7 +238,8 @@ class Nation:
         now_ms = self.now_ms
         if task.promise is None:
             job.borrowed_gpu_ms += task.gpus * (now_ms - task.started_ms)
-        self.book.uses(now_ms, task, lane, -1)
+        if self.book.follows:
+            self.book.uses(now_ms, task, lane, -1)
         self.stage.scheduler.ended(task, now_ms)
         del self._on[lane.index][task]
         return lane

@@ -65,7 +65,7 @@ def perform(
     world = _World(rehearsal, lending=lending)
     book = Book(world.stage, record)
     world.book = book
-    book.until_ms = rehearsal.span.ends_ms - rehearsal.span.starts_ms
+    book.count_use(rehearsal.span.ends_ms - rehearsal.span.starts_ms)
     estimator = Estimator()
     terms = Terms(overhead_ms=rehearsal.policy.tuning.recall_s * _MS, saves_on_notice=False)
     nation = Nation(world.stage, book, terms, estimator)
