@@ -238,7 +238,7 @@ def test_a_subsidy_lowers_the_hold():
     assert placed.hold == UCREDIT_PER_CREDIT // 5
 
 
-def test_priority_comes_before_age_and_age_before_nothing():
+def test_among_tasks_alike_priority_comes_before_age():
     given = world(
         request(1, gpus=8, priority=50),
         request(2, gpus=8, priority=90),
@@ -246,6 +246,25 @@ def test_priority_comes_before_age_and_age_before_nothing():
         pools=[pool(nodes=2)],
     )
     assert where(decided(given)) == {2: ("nhn-b200", (0,)), 1: ("nhn-b200", (1,))}
+
+
+def test_between_projects_a_low_priority_makes_way_and_a_high_one_gains_nothing():
+    given = world(
+        request(1, gpus=8, priority=40),
+        request(2, gpus=7, priority=50),
+        request(3, gpus=6, priority=90, walltime_s=2 * HOUR),
+        pools=[pool(nodes=1)],
+    )
+    assert where(decided(given)).keys() == {2}
+
+
+def test_the_shortest_goes_first_until_somebody_has_waited_past_the_bound():
+    long_ = request(1, gpus=8, walltime_s=9 * HOUR)
+    given = world(long_, request(2, gpus=8), pools=[pool(nodes=1)])
+    assert where(decided(given)).keys() == {2}
+    patient = replace(long_, waiting_since_ms=NOW - given.tuning.wait_bound_s * 1_000)
+    given = world(patient, request(2, gpus=8), pools=[pool(nodes=1)])
+    assert where(decided(given)).keys() == {1}
 
 
 @pytest.mark.parametrize(
@@ -315,7 +334,7 @@ class TestBackfill:
     """Three of four nodes are busy for 2 hours; the head needs two whole ones."""
 
     BUSY = full(nodes=3, ends_ms=NOW + 2 * MS_PER_HOUR)
-    HEAD = request(1, nodes=2, gpus=8)
+    HEAD = request(1, nodes=2, gpus=8, estimate_ms=1)  # the shortest goes first
 
     def plan(self, *others, occupations=()):
         return decided(world(self.HEAD, *others, occupations=[self.BUSY, *occupations]))
@@ -395,7 +414,7 @@ class TestBackfill:
     def test_an_attempt_past_its_end_is_due_at_once(self):
         late = full(ends_ms=NOW - 5_000)
         [reservation] = decided(world(self.HEAD, occupations=[late])).reservations
-        assert reservation.starts_ms == NOW
+        assert reservation.starts_ms == NOW + 1
 
     def test_nodes_that_are_down_are_no_part_of_it(self):
         given = world(self.HEAD, pools=[pool(up=[0, 3])], occupations=[full()])
@@ -403,7 +422,10 @@ class TestBackfill:
         assert reservation.nodes == (0, 3)
 
     def test_what_starts_in_this_pass_ends_in_its_reckoning(self):
-        given = world(request(1, gpus=8, nodes=3), request(2, gpus=8, nodes=2, walltime_s=HOUR))
+        given = world(
+            request(1, gpus=8, nodes=3, estimate_ms=1),
+            request(2, gpus=8, nodes=2, walltime_s=HOUR),
+        )
         plan = decided(given)
         assert plan.reservations[0].starts_ms == NOW + MS_PER_HOUR
         assert "the next at 2026-11-23 15:00 UTC when j-1 ends" in why(plan, 2).sentence
@@ -435,7 +457,7 @@ def test_a_nation_of_300_000_gpus():
         for n in range(5)
     ]
     tasks = [
-        *(request(n, nodes=200, gpus=8) for n in range(1, 8)),
+        *(request(n, nodes=200 + n, gpus=8) for n in range(1, 8)),
         *(request(n, gpus=1, job_id=99, order=(99, n)) for n in range(100, 1_100)),
     ]
     plan = decided(world(*tasks, pools=pools, occupations=busy))

@@ -1,6 +1,7 @@
 """The linter finds what is wrong with a plan: each case spoils a good plan in one way."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -12,13 +13,15 @@ from dure.scheduling.world import Plan, Wait
 from dure.units import MS_PER_HOUR
 from worlds import HOUR, NOW, capacity, hours, occupation, pool, request, world
 
+asked = partial(request, waiting_since_ms=1)  # past the bound on waits: age decides
+
 WORLD = world(
-    request(1, nodes=2, gpus=8, data_class="national-core"),
-    request(2, gpus=4, models=["h200"]),
-    request(3, nodes=4, gpus=8, models=["b200"]),
-    request(4, gpus=8, allocation="cap"),
-    request(5, gpus=1, job_id=50, max_running=1),
-    request(6, gpus=1, job_id=50, max_running=1, order=(50, 1)),
+    asked(1, nodes=2, gpus=8, data_class="national-core"),
+    asked(2, gpus=4, models=["h200"]),
+    asked(3, nodes=4, gpus=8, models=["b200"]),
+    asked(4, gpus=8, allocation="cap"),
+    asked(5, gpus=1, job_id=50, max_running=1),
+    asked(6, gpus=1, job_id=50, max_running=1, order=(50, 1)),
     pools=[
         pool(nodes=5, up=[0, 1, 2, 3]),
         pool("sk-h200", owner=OwnerKind.OPERATOR),
@@ -195,8 +198,8 @@ def test_a_plan_that_went_stale_is_caught(changed, codes):
 
 def test_a_backfill_that_delays_the_head_is_caught():
     given = world(
-        request(1, nodes=4, gpus=8),
-        request(2, walltime_s=9 * HOUR),
+        asked(1, nodes=4, gpus=8),
+        asked(2, walltime_s=9 * HOUR),
         occupations=[occupation(812, [0, 1, 2])],
     )
     plan = schedule(given)

@@ -164,10 +164,10 @@ def test_options_stand_soonest_first_with_the_most_they_cost():
 def test_it_starts_behind_those_ahead_and_not_behind_those_after_it():
     busy = [occupation(1, range(4))]
     ahead = request(1, nodes=4, gpus=8, walltime_s=2 * HOUR - 10)
-    after = request(9, nodes=4, gpus=8)
+    after = request(9, nodes=4, gpus=8, priority=30)
     given = world(ahead, after, occupations=busy)
-    assert starts(given, request(5, nodes=4)) == {"nhn-b200": NOW + 3 * MS_PER_HOUR}
-    urgent = request(5, nodes=4, priority=90)
+    assert starts(given, request(5, nodes=4, priority=40)) == {"nhn-b200": NOW + 3 * MS_PER_HOUR}
+    urgent = request(5, nodes=4)  # and the shorter one
     assert starts(given, urgent) == {"nhn-b200": NOW + MS_PER_HOUR}
 
 
@@ -176,7 +176,7 @@ def test_it_may_start_before_a_blocked_head_that_it_does_not_delay():
         request(1, nodes=4, gpus=8), occupations=[occupation(1, [0], ends_ms=NOW + DAY_MS)]
     )
     assert starts(given, request(5)) == {"nhn-b200": NOW}
-    long_ = request(5, walltime_s=30 * HOUR)
+    long_ = request(5, walltime_s=40 * HOUR)
     assert starts(given, long_) == {"nhn-b200": NOW + DAY_MS + MS_PER_HOUR}
 
 

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from dure.scheduling import explain, forecast, refusal, schedule
 from dure.scheduling.check import violations
-from dure.scheduling.order import in_order
 from dure.scheduling.world import Occupation
 from dure.units import MS_PER_HOUR
 from worlds import HOUR, NOW, hours, occupation, pool, request, shuffled, world, worlds
@@ -32,13 +31,11 @@ def test_the_order_in_which_a_world_lists_its_parts_decides_nothing(given_, rand
 
 @EXAMPLES
 @given(worlds())
-def test_those_behind_change_nothing_for_those_ahead(given_):
-    plan = schedule(given_)
-    queue = in_order(given_.requests)
-    half = schedule(replace(given_, requests=queue[: len(queue) // 2]))
-    assert half.placements == plan.placements[: len(half.placements)]
-    assert half.reservations == plan.reservations[: len(half.reservations)]
-    assert half.waits == plan.waits[: len(half.waits)]
+def test_who_comes_last_changes_nothing_for_those_ahead(given_):
+    last = request(999, priority=0, walltime_s=3 * HOUR)
+    plan, without = schedule(replace(given_, requests=(*given_.requests, last))), schedule(given_)
+    assert [one for one in plan.placements if one.task_id != 999] == list(without.placements)
+    assert [one for one in plan.reservations if one.task_id != 999] == list(without.reservations)
 
 
 def running(given_, plan):

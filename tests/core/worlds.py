@@ -124,6 +124,7 @@ def request(task_id=1, *, nodes=1, gpus=1, models=(), cpus=None, memory=None, **
         "priority": 50,
         "data_class": "public",
         "tier": Tier.STANDARD,
+        "waiting_since_ms": NOW,
     }
     return Request(
         task_id=task_id,

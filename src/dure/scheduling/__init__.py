@@ -4,47 +4,51 @@
 decision asked about a job that is not submitted, `refusal` what submission says no with. All are
 pure: equal worlds give equal answers, in whatever order their parts are listed.
 
-A pass, top-down:
+What decides is the `scheduler`: events in, decisions out. A rehearsal tells it events; here a world
+is told to it, and what it decided is put into words. Top-down:
 
-1. `order`: the queue, by priority and age.
-2. For each request in turn (`place`), first what it may use: `budget` (its allocation's window and
-   balance, its array's cap) and `eligible` (rules, GPU model, allocation, node shape, price).
-3. Where there is room now, it starts: on the cheapest pool, then the one it fits most tightly
-   (`fit`: best fit over counts of nodes by free slots; a gang whole or not at all).
-4. Where there is none, it waits; the pool where it can start soonest keeps nodes for it, and later
-   requests use those only if they end in time (`backfill`: EASY).
-5. `explain` puts every answer into a code and a sentence.
+1. `board`: the world as the scheduler keeps it. Built anew, or brought up to the next world.
+2. `lines`: in which line each request waits: what may run it (`eligible`: rules, GPU model,
+   allocation, node shape, price), whose promises cover it.
+3. `scheduler` decides: `waiting` (whose turn), `lane` (best fit over counts of nodes by free slots),
+   `promise` and `recall` (guarantees), `shadow` (EASY), `fairshare`. `gate` asks the `budget`.
+4. `answer` says what was decided, `reasons` why what waits does so, `explain` in which words.
 
 `check` holds a plan against every invariant without using any of this; whoever commits a plan asks
-it first. `world` is all that goes in and comes out.
+it first. `world` is all that goes in and comes out. `trial` and `ahead` run the scheduler forward
+on a copy, for `forecast`; `foresight` knows how sure that is.
 
-Invariants kept here: I3 (no two decisions of a pass spend the same credit), I7 (no node is
-oversubscribed), I10 (same world, same plan), I12 (nothing is placed where a rule forbids it).
-
-A pass costs requests x pools; no decision walks a pool's nodes. Where next: fair share is one more
-part of the key in `order`; guarantees, lending and recall come between steps 2 and 3.
+Invariants kept here: I3 (no two decisions spend the same credit), I7 (no node is oversubscribed,
+guarantees are met within the recall time), I10 (same world, same plan), I12 (nothing is placed
+where a rule forbids it).
 
 Only a request that lacks nodes keeps its place, with nodes and its hold set aside. One that waits
-for its own allocation (`allocation-held`, `allocation-gpus-in-use`) may be passed by smaller jobs
-of its own project.
+for its own allocation (`allocation-held`, `allocation-gpus-in-use`) may be passed by others.
 """
 
 from __future__ import annotations
 
-from dure.scheduling.forecast import forecast, refusal
-from dure.scheduling.order import in_order
-from dure.scheduling.place import Pass
-from dure.scheduling.world import Placement, Plan, Wait, World
+from dure.scheduling.answer import answer
+from dure.scheduling.board import Board
+from dure.scheduling.forecast import forecast, start_estimates
+from dure.scheduling.refusal import refusal
+from dure.scheduling.world import Plan, World
 
-__all__ = ["forecast", "refusal", "schedule"]
+__all__ = ["Board", "forecast", "refusal", "replan", "schedule", "start_estimates"]
 
 
 def schedule(world: World) -> Plan:
     """Decide about every request of the world: it starts now, or it waits; each with its reason."""
-    state = Pass(world)
-    outcomes = [state.place(request) for request in in_order(world.requests)]
-    return Plan(
-        placements=tuple(outcome for outcome in outcomes if isinstance(outcome, Placement)),
-        reservations=tuple(state.reservations),
-        waits=tuple(outcome for outcome in outcomes if isinstance(outcome, Wait)),
-    )
+    board = Board(world)
+    board.decide()
+    return answer(board)
+
+
+def replan(board: Board | None, world: World) -> tuple[Board, Plan]:
+    """`schedule`, with the board of the cycle before, so that it costs what has changed since."""
+    if board is None or not board.serves(world):
+        board = Board(world)
+    else:
+        board.update(world)
+    board.decide()
+    return board, answer(board)

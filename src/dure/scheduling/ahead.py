@@ -25,7 +25,7 @@ def starts_ahead(fork: Fork, now_ms: int, wanted: Collection[int]) -> dict[int, 
     scheduler = fork.scheduler
     left = set(wanted)
     found: dict[int, int] = {}
-    ends = [(_end_ms(task, now_ms), task.serial, task) for task in fork.running.values()]
+    ends = [(expected_end_ms(task, now_ms), task.serial, task) for task in fork.running.values()]
     heapify(ends)
     for _ in range(STEPS_MAX):
         scheduler.decide(now_ms)
@@ -47,7 +47,7 @@ def starts_ahead(fork: Fork, now_ms: int, wanted: Collection[int]) -> dict[int, 
     return found
 
 
-def _end_ms(task: Task, now_ms: int) -> int:
+def expected_end_ms(task: Task, now_ms: int) -> int:
     """When what runs is expected to end, having run until now."""
     expected_ms = task.started_ms + task.expected_ms
     if expected_ms <= now_ms:

@@ -1,38 +1,64 @@
 """Where a request may run at all, now or later: rules, GPU model, allocation, node, size, price.
 
-A pool that may not is barred with its reason; one that may becomes an offer with what it would
-cost. Whether there is room is not asked here.
+A pool that may not is barred with its reason; one that may gives a quote. Whether there is room is
+not asked here. Nothing of an answer depends on how long the task runs, or on what runs now; so one
+answer serves all that ask alike (`Quotes`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dure import ledger, metering, policy
 from dure.allocations import Allocation, BudgetUnit
 from dure.errors import Reason, RefusedError
 from dure.fleet import Pool
+from dure.metering import Factors
 from dure.scheduling import explain
 from dure.scheduling.world import Exclusion, PoolState, Request, World
+from dure.units import INSTANT_MS_MAX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
-    """A pool that may run a request: the slots it takes there, and the most it would cost.
+class Quote:
+    """A pool that may run a request: the slots that it takes of each node there, and the price.
 
-    `hold` is in the allocation's unit, priced as of the world's instant.
+    `factors` are those of the world's instant; None where the budget is in GPU time itself.
     """
 
     pool: Pool
     nodes: int
     slots: int
-    hold: int
-    hold_gpu_ms: int
+    factors: Factors | None
+    _holds: dict[int, int] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def gpus(self) -> int:
         """The GPUs it occupies: those it uses and those whose CPUs or memory it takes."""
         return self.nodes * self.slots
+
+    @property
+    def rate(self) -> int:
+        """What a millisecond costs, on a scale on which the quotes of one request compare."""
+        by = self.factors
+        if by is None:
+            return self.gpus
+        return self.gpus * by.weight_milli * by.tier_milli * by.operator_price_milli
+
+    def hold_gpu_ms(self, occupied_ms: int) -> int:
+        """The GPU time of so many milliseconds."""
+        return self.gpus * occupied_ms
+
+    def hold(self, occupied_ms: int) -> int:
+        """The most that so many milliseconds cost, in the allocation's unit."""
+        if self.factors is None:
+            return self.hold_gpu_ms(occupied_ms)
+        hold = self._holds.get(occupied_ms)
+        if hold is None:
+            gpu_ms = self.hold_gpu_ms(occupied_ms)
+            hold = ledger.hold_amount(BudgetUnit.UCREDIT, gpu_ms, self.factors)
+            self._holds[occupied_ms] = hold
+        return hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +71,37 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Eligible:
-    """Every pool of the world, offered or barred, each in id order."""
+    """Every pool of the world, quoted or barred, each in id order."""
 
-    offers: tuple[Offer, ...]
+    quotes: tuple[Quote, ...]
     bars: tuple[Bar, ...]
+
+    @property
+    def by_rule(self) -> tuple[str, ...]:
+        """The pools that a rule forbids: worth a word even where another pool is chosen."""
+        return explain.clauses(
+            (bar.exclusion.pool_id, bar.clause)
+            for bar in self.bars
+            if bar.exclusion.reason.code == policy.EXCLUDED_BY_RULE
+        )
+
+    @property
+    def barred(self) -> tuple[str, ...]:
+        """All pools that may not run it, and why."""
+        return explain.clauses((bar.exclusion.pool_id, bar.clause) for bar in self.bars)
 
 
 def eligible(world: World, request: Request, allocation: Allocation) -> Eligible:
     """Which pools may run the request on this allocation."""
-    offers: list[Offer] = []
+    quotes: list[Quote] = []
     bars: list[Bar] = []
     for state in sorted(world.pools, key=lambda state: state.pool.id):
         answer = _consider(world, request, allocation, state)
         if isinstance(answer, Bar):
             bars.append(answer)
         else:
-            offers.append(answer)
-    return Eligible(tuple(offers), tuple(bars))
+            quotes.append(answer)
+    return Eligible(tuple(quotes), tuple(bars))
 
 
 def slots_per_node(request: Request, pool: Pool) -> int:
@@ -88,7 +128,7 @@ def most_nodes(state: PoolState, from_ms: int, until_ms: int) -> int:
 
 def _consider(
     world: World, request: Request, allocation: Allocation, state: PoolState
-) -> Offer | Bar:
+) -> Quote | Bar:
     pool = state.pool
     barred = (
         _barred_by_rule(world, request, pool)
@@ -153,13 +193,11 @@ def _barred_by_node(request: Request, pool: Pool) -> Bar | None:
     return _bar(pool, explain.NODE_TOO_SMALL, clause)
 
 
-def _priced(world: World, request: Request, allocation: Allocation, pool: Pool) -> Offer | Bar:
-    slots = slots_per_node(request, pool)
-    hold_gpu_ms = slots * request.resources.nodes * request.occupied_ms
-    hold = hold_gpu_ms
+def _priced(world: World, request: Request, allocation: Allocation, pool: Pool) -> Quote | Bar:
+    priced_by = None
     if allocation.unit is BudgetUnit.UCREDIT:
         try:
-            factors = metering.factors(
+            priced_by = metering.factors(
                 world.tariff,
                 pool.gpu_model,
                 request.tier,
@@ -167,18 +205,52 @@ def _priced(world: World, request: Request, allocation: Allocation, pool: Pool) 
                 world.now_ms,
                 allocation.subsidy_milli,
             )
-            hold = ledger.hold_amount(allocation.unit, hold_gpu_ms, factors)
         except ValueError as no_price:
             return _bar(pool, explain.NO_PRICE, f"has no price: {no_price}")
-    return Offer(
+    return Quote(
         pool=pool,
         nodes=request.resources.nodes,
-        slots=slots,
-        hold=hold,
-        hold_gpu_ms=hold_gpu_ms,
+        slots=slots_per_node(request, pool),
+        factors=priced_by,
     )
 
 
 def _bar(pool: Pool, code: str, clause: str) -> Bar:
     reason = Reason(code, f"Pool {pool.id} of {pool.operator_id} {clause}.")
     return Bar(Exclusion(pool_id=pool.id, operator_id=pool.operator_id, reason=reason), clause)
+
+
+class Quotes:
+    """`eligible`, asked once for all requests that cannot be answered differently.
+
+    Good for as long as rules, tariff, pools and the waves in service stay as they are.
+    """
+
+    __slots__ = ("_found", "_grown", "_now", "_world")
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._found: dict[tuple[object, ...], Eligible] = {}
+        self._now = [most_nodes(state, world.now_ms, world.now_ms) for state in world.pools]
+        self._grown = [most_nodes(state, world.now_ms, INSTANT_MS_MAX) for state in world.pools]
+
+    def of(self, request: Request, allocation: Allocation) -> Eligible:
+        """Which pools may run it. Only the quotes and what rules forbid are this request's own: a
+        bar that names an allocation may name another one.
+        """
+        nodes = request.resources.nodes
+        grows = any(now < nodes <= grown for now, grown in zip(self._now, self._grown, strict=True))
+        key = (
+            request.resources,
+            request.data_class,
+            request.tier,
+            allocation.unit,
+            allocation.subsidy_milli,
+            allocation.pool,
+            allocation.gpu_model,
+            allocation.ends_ms if grows else 0,
+        )
+        found = self._found.get(key)
+        if found is None:
+            found = self._found[key] = eligible(self._world, request, allocation)
+        return found

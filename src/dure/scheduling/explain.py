@@ -26,11 +26,18 @@ HOLDS_RESERVATION: Final = "holds-reservation"
 BEHIND_RESERVATION: Final = "behind-reservation"
 NODES_DOWN: Final = "nodes-down"
 CLUSTER_SILENT: Final = "cluster-silent"
+WAITING_FOR_RECALL: Final = "waiting-for-recall"
+BEYOND_GUARANTEE: Final = "beyond-guarantee"
+FAIR_SHARE: Final = "fair-share"
+
+# A task that runs is called back.
+RECALLED: Final = "recalled"
 
 # A task waits for something else than room.
 ALLOCATION_HELD: Final = "allocation-held"
 ALLOCATION_GPUS_IN_USE: Final = "allocation-gpus-in-use"
 ALLOCATION_WINDOW: Final = "allocation-window"
+SHARE_LIMIT: Final = "share-limit"
 ARRAY_CAP: Final = "array-cap"
 ALREADY_LIVE: Final = "already-live"
 
@@ -49,6 +56,7 @@ NO_POOL_ALLOWED: Final = "no-pool-allowed"
 TOO_LARGE: Final = "too-large"
 CAPACITY_TOO_SMALL: Final = "capacity-too-small"
 ALLOCATION_TOO_SMALL: Final = "allocation-too-small"
+SHARE_TOO_SMALL: Final = "share-too-small"
 WALLTIME_BEYOND_WINDOW: Final = "walltime-beyond-window"
 
 _LISTED_MAX: Final = 6
@@ -122,10 +130,20 @@ def clauses(barred: Iterable[tuple[str, str]]) -> tuple[str, ...]:
     return tuple(f"{listed(pools)} {clause}" for clause, pools in by_clause.items())
 
 
-def placed(request: Request, where: str, why: str, ahead: str | None) -> Reason:
+def placed(request: Request, where: str, why: Iterable[str], ahead: str | None) -> Reason:
     """It starts: `why` there, and how it goes ahead of a reservation, if it does."""
-    sentence = f"{shape(request.resources)} on {where}: {why}{f'; {ahead}' if ahead else ''}."
-    return Reason(PLACED_BACKFILL if ahead else PLACED, sentence)
+    because = "; ".join([*why, *([ahead] if ahead else [])])
+    return Reason(
+        PLACED_BACKFILL if ahead else PLACED, f"{shape(request.resources)} on {where}: {because}."
+    )
+
+
+def under_guarantee(share: str) -> str:
+    """It runs on what a share is promised, and stays."""
+    return f"within the guarantee of {share}"
+
+
+BEYOND_ANY: Final = "beyond any guarantee, so it can be called back"
 
 
 def ahead_of(job_id: int, *, until_ms: int | None) -> str:
@@ -136,9 +154,15 @@ def ahead_of(job_id: int, *, until_ms: int | None) -> str:
 
 
 def blocked(
-    request: Request, outlooks: Sequence[Outlook], reserved: str | None, rules: Sequence[str]
+    request: Request,
+    outlooks: Sequence[Outlook],
+    reserved: str | None,
+    besides: Sequence[str],
+    turn: str | None = None,
 ) -> Reason:
-    """It waits for nodes. `reserved` is the pool that keeps nodes for it."""
+    """It waits for nodes. `reserved` is the pool that keeps nodes for it, `besides` are clauses
+    that go last; `turn` is the code of what decides that others come first, where something does.
+    """
     nodes = request.resources.nodes
     if reserved is not None:
         code = HOLDS_RESERVATION
@@ -146,6 +170,8 @@ def blocked(
         code = CLUSTER_SILENT
     elif all(outlook.up < nodes for outlook in outlooks):
         code = NODES_DOWN
+    elif turn is not None:
+        code = turn
     elif any(outlook.free + outlook.kept_free >= nodes for outlook in outlooks):
         code = BEHIND_RESERVATION
     else:
@@ -154,8 +180,37 @@ def blocked(
     if (more := len(outlooks) - _LISTED_MAX) > 0:
         parts.append(f"{count(more, 'more pool')} without room")
     where = "" if nodes == 1 else " in one pool"
-    sentence = f"Waits for {shape(request.resources)}{where}; {'; '.join([*parts, *rules])}."
+    sentence = f"Waits for {shape(request.resources)}{where}; {'; '.join([*parts, *besides])}."
     return Reason(code, sentence)
+
+
+def beyond_guarantee(share: str, gpus: int, used: int) -> str:
+    """Its share's guarantee is in use: it waits for what others lend."""
+    return (
+        f"{share} uses {used:,} of the {count(gpus, 'GPU')} that it is promised there, "
+        "so it waits for GPUs that others lend"
+    )
+
+
+OTHERS_TURN: Final = "projects that have used less of what they are due come first"
+
+
+def waiting_for_recall(request: Request, pool_id: str, leaving: int, out_ms: int) -> Reason:
+    """Borrowers have notice and leave the nodes that its share is promised."""
+    have = "1 borrower has" if leaving == 1 else f"{leaving:,} borrowers have"
+    return Reason(
+        WAITING_FOR_RECALL,
+        f"Waits for {shape(request.resources)}; its share is promised them in {pool_id}, where "
+        f"{have} notice and must be out by {instant(out_ms)}.",
+    )
+
+
+def recalled(share: str, job_id: int, vacates_ms: int) -> Reason:
+    """A borrower has to leave."""
+    return Reason(
+        RECALLED,
+        f"{share} needs its GPUs for j-{job_id}; they must be free by {instant(vacates_ms)}.",
+    )
 
 
 def _outlook(outlook: Outlook, nodes: int, reserved: str | None) -> str:
@@ -241,6 +296,14 @@ def short_of_gpus(allocation: Allocation, gpus: int, in_use: int) -> Reason:
         ALLOCATION_GPUS_IN_USE,
         f"Waits for {count(gpus, 'GPU')}; {own}, of which its own tasks take {in_use:,}.",
     )
+
+
+def short_of_share(share: str, gpus: int, limit: int, in_use: int) -> Reason:
+    """A share on its way to the root uses as many GPUs as it may, or may use fewer than asked."""
+    own = f"share {share} may use {count(limit, 'GPU')} at a time"
+    if gpus > limit:
+        return Reason(SHARE_TOO_SMALL, f"Asks for {count(gpus, 'GPU')}; {own}.")
+    return Reason(SHARE_LIMIT, f"Waits for {count(gpus, 'GPU')}; {own} and has {in_use:,} in use.")
 
 
 def nowhere(request: Request, barred: Sequence[str]) -> Reason:

@@ -103,6 +103,10 @@ class Scheduler:
             task.line.demand.place(task.line, self._rank(task.line.share))
             demand = task.line.demand
             if demand.keep is not None and demand.keep.task is task:
+                self._release(demand.keep)
+                self._touched[demand.serial] = demand
+            demand = task.line.demand
+            if demand.keep is not None and demand.keep.task is task:
                 self._unreserve(demand.keep)
         else:
             self._fresh.remove(task)
@@ -154,6 +158,13 @@ class Scheduler:
         for lane in self.lanes:
             if lane.head is not None:
                 self._unreserve(lane.head)
+
+    def unreserve(self) -> None:
+        """Keep nodes for no blocked head any more: what was reckoned with has moved."""
+        for lane in self.lanes:
+            if lane.head is not None and (demand := lane.head.demand) is not None:
+                self._release(lane.head)
+                self._touched[demand.serial] = demand
 
     def readmit(self) -> None:
         """Put back what the gate held up."""

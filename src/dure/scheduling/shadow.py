@@ -55,8 +55,9 @@ def shadow(lane: Lane, count: int, slots: int, now_ms: int) -> Shadow | None:
     if len(freed) < short:
         return None
     freed.sort(key=lambda one: one[:2])
-    first = freed[0]
-    freed = freed[:short]
-    nodes = sum(1 << node for _, node, _ in freed)
-    nodes |= lowest(ready, count - short) if count > short else 0
-    return Shadow(freed[-1][0], nodes, first[0], first[2])
+    first, starts_ms = freed[0], freed[short - 1][0]
+    in_time = [one for one in freed if one[0] <= starts_ms]
+    latest = sorted(in_time, key=lambda one: (-one[0], one[1]))[:count]
+    nodes = sum(1 << node for _, node, _ in latest)
+    nodes |= lowest(ready, count - len(latest)) if count > len(latest) else 0
+    return Shadow(starts_ms, nodes, first[0], first[2])

@@ -82,6 +82,8 @@ class Occupation:
     recalled_ms: int | None = None
     """When it was given notice that its GPUs are called back."""
     recalls: int = 0
+    grace_s: int = 0
+    """How long it may take to leave once it has notice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +210,9 @@ class Exclusion:
 class Option:
     """A pool that may run a request: when it could start there, and the most it would cost.
 
-    `starts_ms` is None when no start can be foreseen: the nodes it needs are not up.
+    `starts_ms` is when it starts if nothing new comes; None when no start can be foreseen: the
+    nodes it needs are not up. It starts in the `likely` range in half of all cases, in the `surely`
+    range in nine of ten.
     """
 
     pool_id: str
@@ -216,6 +220,10 @@ class Option:
     gpu_model: str
     starts_ms: int | None
     hold: int
+    likely_from_ms: int | None = None
+    likely_until_ms: int | None = None
+    surely_from_ms: int | None = None
+    surely_until_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

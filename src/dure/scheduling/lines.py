@@ -1,0 +1,198 @@
+"""In which line a request waits: with those of its share that want the same of the same pools.
+
+A line is looked up by what its tasks have in common; what is made of it (quotes, promises, the
+demand it belongs to) is made once. Demands are shared as widely as can be, for of each only the
+head is tried: across projects, tariffs and subsidies, as long as the pools rank alike by price.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from dure.allocations import Allocation
+from dure.jobs import Resources, Tier
+from dure.scheduling.eligible import Eligible, Quote, Quotes
+from dure.scheduling.lane import Lane
+from dure.scheduling.promise import Promise
+from dure.scheduling.waiting import Demand, Line, Offer
+from dure.scheduling.world import Request, World
+from dure.shares import path
+
+Covering = Mapping[int, tuple[Promise, ...]]
+"""The promises that cover a share, by lane, those of the nearest share first."""
+
+
+class Alike(NamedTuple):
+    """What decides where a task can start: tasks alike in this fare alike."""
+
+    allocation: str
+    project: str
+    share: str
+    resources: Resources
+    occupied_ms: int
+    data_class: str
+    tier: Tier
+
+    @classmethod
+    def of(cls, request: Request) -> Alike:
+        """The class of a request."""
+        return cls(
+            request.allocation,
+            request.project,
+            request.share,
+            request.resources,
+            request.occupied_ms,
+            request.data_class,
+            request.tier,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What all tasks of a line have in common. `hold_most` is what one of them costs at most, where
+    it is dearest; kinds of one `look` stand alike towards every pool.
+    """
+
+    alike: Alike
+    found: Eligible
+    quotes: Mapping[str, Quote]
+    covering: Covering
+    borrows: bool
+    hold_most: int
+    look: int
+
+
+class Lines:
+    """All lines of a board, and the demands that they are lines of."""
+
+    __slots__ = (
+        "_by_alike",
+        "_covering",
+        "_demands",
+        "_kinds",
+        "_lanes",
+        "_looks",
+        "_quotes",
+        "_shares",
+    )
+
+    def __init__(self, world: World, lanes: Mapping[str, Lane]) -> None:
+        self._lanes = lanes
+        self._shares = world.shares
+        self._quotes = Quotes(world)
+        self._kinds: dict[Alike, Kind] = {}
+        self._by_alike: dict[tuple[Alike, bool], Line] = {}
+        self._demands: dict[tuple[object, ...], Demand] = {}
+        self._looks: dict[tuple[object, ...], int] = {}
+        self._covering: dict[str, Covering] = {"": {}}
+        for lane in lanes.values():
+            for share, promise in lane.promises.items():
+                own = self._covering.setdefault(share, {})
+                assert isinstance(own, dict)
+                own[lane.index] = (promise,)
+        self._inherit()
+
+    def __len__(self) -> int:
+        return len(self._by_alike)
+
+    def kind(self, request: Request, allocation: Allocation) -> Kind:
+        """The kind of a request on its allocation."""
+        alike = Alike.of(request)
+        kind = self._kinds.get(alike)
+        if kind is None:
+            kind = self._kinds[alike] = self._kind(alike, request, allocation)
+        return kind
+
+    def line(self, kind: Kind, *, apart: bool) -> Line:
+        """The line of a kind that some pool may run; `apart` from all other kinds where something
+        of its own, a scarce balance say, may bar one pool and not the next.
+        """
+        line = self._by_alike.get((kind.alike, apart))
+        if line is None:
+            demand = self._demand(kind, apart=apart)
+            gpus = min(quote.gpus for quote in kind.quotes.values())
+            line = Line(demand, self.known(kind.alike.share), gpus, kind)
+            demand.lines.append(line)
+            self._by_alike[kind.alike, apart] = line
+        return line
+
+    def only(self, kind: Kind, pool_id: str) -> Line:
+        """A line of its own, for a task of that kind that asks in one pool only."""
+        quotes = {pool_id: kind.quotes[pool_id]}
+        found = replace(kind.found, quotes=tuple(quotes.values()))
+        mine = replace(kind, quotes=quotes, found=found)
+        demand = self._demand(mine, apart=True)
+        line = Line(demand, self.known(kind.alike.share), quotes[pool_id].gpus, mine)
+        demand.lines.append(line)
+        return line
+
+    def covering(self, share: str) -> Covering:
+        """The promises that cover a share."""
+        return self._covering[self.known(share)]
+
+    def known(self, share: str) -> str:
+        """That share; "" for one that the tree does not have."""
+        return share if share in self._shares.by_id else ""
+
+    def _inherit(self) -> None:
+        """Whoever has no promise of its own shares its parent's table."""
+        parents: list[str | None] = [None]
+        for parent in parents:
+            above = self._covering[parent or ""]
+            for child in self._shares.children.get(parent, ()):
+                own = self._covering.get(child.id)
+                if own is None:
+                    self._covering[child.id] = above
+                else:
+                    self._covering[child.id] = {
+                        lane: own.get(lane, ()) + above.get(lane, ())
+                        for lane in sorted(own.keys() | above.keys())
+                    }
+                parents.append(child.id)
+
+    def _kind(self, alike: Alike, request: Request, allocation: Allocation) -> Kind:
+        found = self._quotes.of(request, allocation)
+        share = self.known(alike.share)
+        holders = path(self._shares, share) if share else ()
+        may = all(self._shares.by_id[holder].may_borrow for holder in holders)
+        pools = tuple((quote.pool.id, quote.slots) for quote in found.quotes)
+        look = (alike.resources, alike.occupied_ms, pools, found.by_rule)
+        dearest = max(found.quotes, key=lambda quote: quote.rate, default=None)
+        return Kind(
+            alike=alike,
+            found=found,
+            quotes={quote.pool.id: quote for quote in found.quotes},
+            covering=self._covering["" if alike.tier is Tier.SPARE else share],
+            borrows=may and alike.tier is not Tier.RESERVED,
+            hold_most=dearest.hold(alike.occupied_ms) if dearest else 0,
+            look=self._looks.setdefault(look, len(self._looks)),
+        )
+
+    def _demand(self, kind: Kind, *, apart: bool) -> Demand:
+        rates = {quote.rate for quote in kind.found.quotes}
+        rank = {rate: place for place, rate in enumerate(sorted(rates))}
+        wants = tuple(
+            (self._lanes[quote.pool.id].index, quote.slots, rank[quote.rate])
+            for quote in kind.found.quotes
+        )
+        nodes = kind.alike.resources.nodes
+        key = (
+            nodes,
+            wants,
+            id(kind.covering),
+            kind.borrows,
+            kind.alike.occupied_ms,
+            kind.alike if apart else None,
+        )
+        demand = self._demands.get(key)
+        if demand is None:
+            offers = []
+            for quote in kind.found.quotes:
+                lane = self._lanes[quote.pool.id]
+                promises = kind.covering.get(lane.index, ())
+                offers.append(Offer(lane, nodes, quote.slots, rank[quote.rate], promises))
+            demand = self._demands[key] = Demand(len(self._demands), nodes, tuple(offers))
+            demand.borrows = kind.borrows
+        return demand
