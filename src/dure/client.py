@@ -29,6 +29,7 @@ from dure.jobs import JobSpec
 from dure.journal import Journal
 from dure.people import Person, RoleGrant
 from dure.scheduling.world import Forecast
+from dure.snapshot import Snapshot
 from dure.views import (
     Accepted,
     ActPage,
@@ -346,6 +347,10 @@ class Client:
     def pools(self) -> tuple[PoolView, ...]:
         """Pools as planned and as reported now."""
         return self._get("/v1/pools", tuple[PoolView, ...])
+
+    def snapshot(self) -> Snapshot:
+        """The running federation, as a rehearsal begins with it (programme office)."""
+        return self._get("/v1/snapshot", Snapshot)
 
     # ---- how it is said --------------------------------------------------------------------------
 

@@ -59,6 +59,7 @@ class Action(StrEnum):
     MANAGE_AGENTS = "manage-agents"
     READ_LEDGER = "read-ledger"
     READ_OPERATOR = "read-operator"
+    REHEARSE = "rehearse"  # what runs and waits everywhere, as a rehearsal begins with it
 
 
 _OFFICE = frozenset({Role.ADMIN, Role.OFFICER})
@@ -80,6 +81,7 @@ MAY: Final = MappingProxyType(
         Action.MANAGE_AGENTS: frozenset({Role.ADMIN, Role.OPERATOR_ADMIN}),
         Action.READ_LEDGER: _OVERSIGHT,
         Action.READ_OPERATOR: _OVERSIGHT | {Role.OPERATOR_ADMIN},
+        Action.REHEARSE: _OFFICE,
     }
 )
 

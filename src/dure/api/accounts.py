@@ -1,4 +1,6 @@
-"""Routes of allocations, usage, statements, lending, the ledger, the acts and the fleet."""
+"""Routes of accounts and of the fleet: allocations, usage, statements, lending, the ledger, the
+acts, pools, and the snapshot that rehearsals begin with.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,9 @@ from dure.allocations import Allocation
 from dure.api.requests import Administrator, JsonBody, Reader
 from dure.fleet import FleetTotals
 from dure.journal import Journal
-from dure.service import accounts, awards, sites
+from dure.service import accounts, awards, rehearsal, sites
 from dure.service.accounts import StatementQuery, UsageQuery
+from dure.snapshot import Snapshot
 from dure.units import INSTANT_MS_MAX
 from dure.views import (
     ActPage,
@@ -127,3 +130,9 @@ def fleet(caller: Reader, at_ms: Instant = None) -> FleetTotals:
 def pools(caller: Reader) -> tuple[PoolView, ...]:
     """Pools as planned and as reported now."""
     return sites.pools(caller.service)
+
+
+@router.get("/snapshot")
+def snapshot(caller: Reader) -> Snapshot:
+    """The running federation, as a rehearsal begins with it (programme office)."""
+    return rehearsal.snapshot(caller.service, caller.principal)

@@ -263,6 +263,21 @@ def queue(connection: Connection, now_ms: int, depth: int) -> tuple[Task, ...]:
     return tuple(_task(row) for row in connection.execute(query))
 
 
+def all_queued(connection: Connection, now_ms: int) -> Iterator[Task]:
+    """Every task that wants a place and may have one, by priority, then age."""
+    query = (
+        _TASK.join(allocations, allocations.c.id == jobs.c.allocation)
+        .where(
+            tasks.c.state == State.QUEUED,
+            tasks.c.not_before_ms <= now_ms,
+            allocations.c.starts_ms <= now_ms,
+            allocations.c.ends_ms > now_ms,
+        )
+        .order_by(tasks.c.priority.desc(), tasks.c.id)
+    )
+    return (_task(row) for row in connection.execute(query))
+
+
 def expired(connection: Connection, now_ms: int, limit: int) -> tuple[Task, ...]:
     """Tasks that wait for a place, or for other jobs, while their allocation has ended."""
     query = (

@@ -139,6 +139,14 @@ def organisations_of_projects(connection: Connection) -> dict[str, str]:
     return {row.id: row.organisation for row in rows}
 
 
+def kinds_of_projects(connection: Connection) -> dict[str, OrganisationKind]:
+    """Of which kind the organisation of each project is."""
+    rows = connection.execute(
+        select(projects.c.id, organisations.c.kind).join_from(projects, organisations)
+    )
+    return {row.id: OrganisationKind(row.kind) for row in rows}
+
+
 def allocation_view(connection: Connection, allocation: Allocation) -> AllocationView:
     """An allocation with its balance from the ledger's accounts."""
     balance = ledger.balance(connection, allocation.id, allocation.unit)
