@@ -26,6 +26,7 @@ _NOUNS: Final = (
     "dure.cli.people",
     "dure.cli.projects",
     "dure.cli.agent",
+    "dure.cli.rehearse",
 )
 """Modules with a `register(app)`, in the order in which `dure --help` lists their commands."""
 
