@@ -167,6 +167,7 @@ def world(*requests, pools=None, occupations=(), allocations=None, **fields):
         allocations=(hours(),) if allocations is None else tuple(allocations),
         rules=fields.pop("rules", RULES),
         tariff=fields.pop("tariff", TARIFF),
+        **fields,
     )
 
 

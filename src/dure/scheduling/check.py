@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
 
@@ -16,6 +15,7 @@ from dure.allocations import BudgetUnit
 from dure.errors import RefusedError
 from dure.metering import charge_ucredit, factors
 from dure.policy import Allowed, verdict
+from dure.scheduling.check_sharing import Violation, sharing_violations
 from dure.scheduling.world import (
     AllocationState,
     Occupation,
@@ -27,14 +27,6 @@ from dure.scheduling.world import (
     Wait,
     World,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """Something that a plan must never do."""
-
-    code: str
-    sentence: str
 
 
 def violations(world: World, plan: Plan) -> tuple[Violation, ...]:
@@ -54,7 +46,7 @@ def violations(world: World, plan: Plan) -> tuple[Violation, ...]:
         found += checker.price(request, placement, pool)
     found += [*checker.nodes(), *checker.allocations(), *checker.array_caps()]
     found += checker.reservations()
-    return tuple(found)
+    return (*found, *sharing_violations(world, plan))
 
 
 class _Checker:
