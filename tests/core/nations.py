@@ -38,8 +38,8 @@ HOLDERS = {"a": ("a",), "a.x": ("a.x", "a"), "b": ("b",), "c": ("c",), "": ()}
 
 @dataclass(frozen=True)
 class Nation:
-    """`pools` are (slots, nodes), `promises` (share, pool, GPUs, lends), `kinds` (share, nodes, slots
-    of each, pools, borrows).
+    """`pools` are (slots, nodes), `promises` (share, pool, GPUs, lends), and `kinds` (share, nodes,
+    slots of each, pools, borrows).
     """
 
     pools: tuple[tuple[int, int], ...]
@@ -61,6 +61,8 @@ class Work:
     priority: int = 50
     tells: bool = False
     """Whether it tells of a checkpoint half-way."""
+    patient_s: int | None = None
+    """After how long it is withdrawn if it does not run then."""
 
 
 @dataclass(frozen=True)
@@ -201,6 +203,7 @@ class Clock:
         self.ended_ms: dict[int, int] = {}
         self._events: list[tuple] = []
         self._left_ms: dict[int, int] = {}
+        self._waits: set[int] = set()
         self._run: Counter[int] = Counter()
         self._down = {lane.index: Counter() for lane in theatre.lanes}
 
@@ -212,6 +215,8 @@ class Clock:
             limit_s = work.runs_s if work.limit_s is None else min(work.runs_s, work.limit_s)
             self._left_ms[serial] = limit_s * S
             heappush(events, (work.at_s * S, 2, serial, "submit", 0))
+            if work.patient_s is not None:
+                heappush(events, ((work.at_s + work.patient_s) * S, 3, serial, "withdraw", 0))
         for number, trouble in enumerate(troubles):
             heappush(events, (trouble.at_s * S, 1, number, "trouble", trouble))
             ends_s = trouble.at_s + trouble.lasts_s
@@ -251,7 +256,11 @@ class Clock:
         match what:
             case "submit":
                 task = theatre.tasks[key]
+                self._waits.add(key)
                 theatre.tell(now_ms, "submit", key, task.expected_ms, task.bound_ms)
+            case "withdraw" if key in self._waits:
+                self._waits.discard(key)
+                theatre.tell(now_ms, "withdraw", key)
             case "end" if self._run[key] == about:
                 self.ended_ms[key] = now_ms
                 theatre.tell(now_ms, "ended", key)
@@ -297,6 +306,7 @@ class Clock:
         for task in scheduler.starts:
             serial = task.serial
             self.started_ms.setdefault(serial, now_ms)
+            self._waits.discard(serial)
             self._run[serial] += 1
             run, left_ms = self._run[serial], self._left_ms[serial]
             heappush(events, (now_ms + left_ms, 0, serial, "end", run))
@@ -404,6 +414,7 @@ def works(draw, nation: Nation, *, most: int = 25) -> tuple[Work, ...]:
                 limit,
                 draw(st.sampled_from([50, 50, 50, 20, 80])),
                 draw(st.booleans()),
+                draw(st.sampled_from([None, None, 10])),
             )
         )
     return tuple(found)
