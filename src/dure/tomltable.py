@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -45,16 +46,32 @@ def read(path: Path, build: Callable[[Table], _Built], settings: Sequence[str] =
         data = _parsed(text)
     except ValueError as wrong:
         raise ValueError(f"{path.name}: {wrong}") from wrong
-    set_at = {_set(data, setting): setting for setting in settings}
+    return read_data(Document(path.name, data, text), build, settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What a TOML file holds, and the text that lines are found in, if it was a file."""
+
+    name: str
+    data: dict[str, Any]
+    text: str = ""
+
+
+def read_data(
+    document: Document, build: Callable[[Table], _Built], settings: Sequence[str] = ()
+) -> _Built:
+    """What `build` makes of a document, as `read` does. The settings stay in its data."""
+    set_at = {_set(document.data, setting): setting for setting in settings}
     try:
-        return Table("", data).build(build)
+        return Table("", document.data).build(build)
     except _AtSpotError as wrong:
         for spot, setting in set_at.items():
             shared = min(len(spot), len(wrong.spot))
             if shared and wrong.spot[:shared] == spot[:shared]:
                 raise ValueError(f"--set {setting}: {wrong}") from wrong
-        line = line_of(wrong.spot, text)
-        where = f"{path.name}:{line}" if line else path.name
+        line = line_of(wrong.spot, document.text) if document.text else None
+        where = f"{document.name}:{line}" if line else document.name
         raise ValueError(f"{where}: {wrong}") from wrong
 
 

@@ -9,11 +9,13 @@ import pytest
 from dure import scenario
 from dure.errors import RefusedError
 from dure.fleet import WavePhase
+from dure.rehearsal import document
 from dure.rehearsal import scenario as rehearsals
 from dure.rehearsal.faults import NodeFailures, SiteOutage, SlowRecall, happenings
 from dure.rehearsal.submissions import jobs_expected
 from dure.scheduling.tuning import Tuning
 from dure.shares import ShareKind, cells, path
+from dure.tomltable import Document, read_data
 from dure.units import instant_from_iso
 
 SMALL_TOML = scenario.find("two-sites")
@@ -274,3 +276,16 @@ def test_every_key_of_the_shipped_scenarios_is_explained():
         tables = [data["rehearsal"], *data["share"], *data["workload"], *data["fault"]]
         keys = {key for table in tables for key in table}
         assert [key for key in sorted(keys) if f"`{key}`" not in page] == []
+
+
+@pytest.mark.parametrize("name", ["korea", "two-sites"])
+def test_a_scenario_written_as_a_document_reads_back_as_it_was(name):
+    before = scenario.load(scenario.find(name))
+    again = read_data(Document(name, document.of_scenario(before)), scenario.read)
+    assert again == before
+
+
+def test_a_tree_that_cannot_be_is_blamed_on_the_first_row_that_makes_it_so(tmp_path):
+    row = '[[share]]\nid = "national.{0}"\nparent = "national"\npart_milli = 600\n'
+    with pytest.raises(RefusedError, match=r"share\[national\.x2\].*promise no more than that"):
+        read(tmp_path, KOREA_TOML.read_text() + row.format("x2") + row.format("x3"))

@@ -44,8 +44,9 @@ class Book:
 
     def uses(self, now_ms: int, task: Task, lane: Lane, sign: int) -> None:
         """A task takes its GPUs (1), or gives them back (-1)."""
-        if sign < 0 and task.started_ms < self.until_ms:
-            took_ms = min(now_ms, self.until_ms) - task.started_ms
+        since_ms = max(0, task.started_ms)  # what ran before the rehearsal began is none of it
+        if sign < 0 and since_ms < self.until_ms:
+            took_ms = min(now_ms, self.until_ms) - since_ms
             self.used_gpu_ms[task.source.arrival.kind.operator] += task.gpus * took_ms
         if not self._listens:
             return
@@ -54,8 +55,8 @@ class Book:
         kind = job.arrival.kind
         borrower = stage.called(stage.root.get(share, kind.operator))
         owner = stage.called(stage.root[job.lender]) if job.lender else stage.owner(task, lane)
-        if sign < 0 and job.lender is not None and now_ms > task.started_ms:
-            self.record.lent(owner, borrower, task.gpus, task.started_ms, now_ms)
+        if sign < 0 and job.lender is not None and now_ms > since_ms:
+            self.record.lent(owner, borrower, task.gpus, since_ms, now_ms)
         self.record.use_changed(now_ms, owner, OWN if job.lender is None else borrower, gpus)
         if share in stage.side:
             self.record.share_changed(now_ms, stage.called(stage.side[share]), gpus, 0)

@@ -53,7 +53,18 @@ class SlowRecall:
     ends_ms: int
 
 
-Fault = NodeFailures | SiteOutage | SlowRecall
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodesOut:
+    """These nodes of a pool, by ordinal, are down from `starts_ms` until before `ends_ms`."""
+
+    id: str
+    pool: str
+    nodes: tuple[int, ...]
+    starts_ms: int
+    ends_ms: int
+
+
+Fault = NodeFailures | NodesOut | SiteOutage | SlowRecall
 
 
 class NodesDown(NamedTuple):
@@ -119,6 +130,7 @@ def happenings(faults: Sequence[Fault], pools: Sequence[Pool], span: Span) -> It
     streams: list[Iterator[Happening]] = [
         iter(_outages(faults, span)),
         iter(_recalls(faults, span)),
+        iter(_nodes_out(faults, span)),
     ]
     for pool in sorted(pools, key=lambda pool: pool.id):
         rates = tuple(
@@ -126,7 +138,7 @@ def happenings(faults: Sequence[Fault], pools: Sequence[Pool], span: Span) -> It
             for fault in sorted(_of_nodes(faults), key=lambda fault: fault.id)
             if not fault.pools or pool.id in fault.pools
         )
-        if rates:
+        if rates and pool.gpus_planned:
             streams.append(_node_failures(pool, rates, span))
     return heapq.merge(*streams, key=lambda happening: happening.at_ms)
 
@@ -187,6 +199,17 @@ def _outages(faults: Sequence[Fault], span: Span) -> list[Happening]:
         found.append(SiteSilent(max(starts_ms, span.starts_ms), cluster))
         if ends_ms < span.ends_ms:
             found.append(SiteBack(ends_ms, cluster))
+    return sorted(found, key=lambda happening: happening.at_ms)
+
+
+def _nodes_out(faults: Sequence[Fault], span: Span) -> list[Happening]:
+    found: list[Happening] = []
+    for fault in faults:
+        if isinstance(fault, NodesOut) and fault.starts_ms < span.ends_ms:
+            starts_ms = max(fault.starts_ms, span.starts_ms)
+            found.append(NodesDown(starts_ms, fault.pool, fault.nodes))
+            if fault.ends_ms < span.ends_ms:
+                found.append(NodesUp(fault.ends_ms, fault.pool, fault.nodes))
     return sorted(found, key=lambda happening: happening.at_ms)
 
 

@@ -72,6 +72,19 @@ class Terms:
     """Whether any job saves its work at the notice; else only those that write checkpoints do."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Underway:
+    """A run that a rehearsal begins with: it started before, and has ended by `ends_ms`."""
+
+    pool: str
+    nodes: Nodes
+    guarantor: str | None
+    started_ms: int
+    ends_ms: int
+    has_notice: bool
+    recalls: int
+
+
 @dataclass(slots=True)
 class Nation:
     """One rehearsal under way."""
@@ -128,6 +141,45 @@ class Nation:
         """Recalls from this pool take so many times their time."""
         self._factor[lane.index] = factor
 
+    def resume(self, arrival: Arrival, run: Underway) -> None:
+        """A job runs when the rehearsal begins. `arrival.duration_ms` is what is left of it."""
+        task = self._task(arrival)
+        job: Job = task.source
+        lane = self.stage.by_pool[run.pool]
+        job.left_ms = arrival.duration_ms - run.started_ms
+        job.first_start_ms = 0
+        task.expected_ms = job.left_ms
+        task.bound_ms = max(run.ends_ms - run.started_ms, job.left_ms)
+        task.limited = True
+        task.nodes, task.slots = run.nodes, arrival.kind.gpus_per_node
+        task.gpus = arrival.kind.gpus
+        task.since_ms = task.started_ms = task.saved_ms = run.started_ms
+        task.release_ms = run.started_ms + task.bound_ms
+        self._recalled_before(task, run.recalls)
+        self.stage.take_up(task, lane, run.guarantor)
+        self._on.setdefault(lane.index, {})[task] = None
+        job.lender = None if task.promise is not None else self.stage.lender(lane)
+        self.book.uses(0, task, lane, 1)
+        ends_ms = arrival.duration_ms
+        if run.has_notice:
+            self._set_back(task, saved=self._saves_on_notice(job))
+            task.notice_ms = 0
+            ends_ms = min(run.ends_ms, self.terms.overhead_ms)
+        heappush(self._events, (ends_ms, task.serial, task, job.version))
+
+    def expect(self, arrival: Arrival, since_ms: int, recalls: int = 0) -> None:
+        """A job waits when the rehearsal begins, since `since_ms`, an instant before."""
+        task = self._task(arrival)
+        task.since_ms = since_ms
+        self._recalled_before(task, recalls)
+        if self.calibration is not None:
+            self.calibration.submitted(task)
+        heappush(self._back, (0, task.serial, task))
+
+    def _recalled_before(self, task: Task, recalls: int) -> None:
+        task.recalls = recalls
+        task.spared = int(recalls >= self.stage.scheduler.tuning.recalls_max)
+
     def running(self) -> Iterator[Task]:
         """What runs, pool by pool, in order of start."""
         for lane in self.stage.lanes:
@@ -164,6 +216,14 @@ class Nation:
             self.calibration.ask(scheduler, self.now_ms)
 
     def _arrives(self, arrival: Arrival) -> None:
+        task = self._task(arrival)
+        task.since_ms = self.now_ms
+        if self.calibration is not None:
+            self.calibration.submitted(task)
+        self._submit(task)
+
+    def _task(self, arrival: Arrival) -> Task:
+        """A new task, with what is expected of it."""
         kind = arrival.kind
         line = self.stage.line(kind)
         foretold = None
@@ -183,10 +243,7 @@ class Nation:
         task.expected_ms = expected_ms if expected_ms > 0 else 1
         task.bound_ms = task.expected_ms if limit_ms is None else limit_ms
         task.limited = limit_ms is not None
-        task.since_ms = self.now_ms
-        if self.calibration is not None:
-            self.calibration.submitted(task)
-        self._submit(task)
+        return task
 
     def _submit(self, task: Task) -> None:
         self.stage.scheduler.submit(task)
@@ -237,7 +294,7 @@ class Nation:
         job: Job = task.source
         now_ms = self.now_ms
         if task.promise is None:
-            job.borrowed_gpu_ms += task.gpus * (now_ms - task.started_ms)
+            job.borrowed_gpu_ms += task.gpus * (now_ms - max(0, task.started_ms))
         if self.book.follows:
             self.book.uses(now_ms, task, lane, -1)
         self.stage.scheduler.ended(task, now_ms)

@@ -17,6 +17,7 @@ from typing import Final
 from dure.fleet import Pool
 from dure.policy import Allowed, verdict
 from dure.rehearsal.book import Book
+from dure.rehearsal.calibration import Calibrated, Calibration
 from dure.rehearsal.faults import (
     Happening,
     NodesDown,
@@ -28,6 +29,7 @@ from dure.rehearsal.faults import (
 )
 from dure.rehearsal.measure import Summary
 from dure.rehearsal.nation import Change, Nation, Terms
+from dure.rehearsal.opening import EMPTY, Opening
 from dure.rehearsal.record import SITE_OUTAGE, Faulted, Record
 from dure.rehearsal.scenario import Rehearsal, setting
 from dure.rehearsal.stage import Place, Stage
@@ -49,6 +51,7 @@ class Performed:
     end_ms: int
     wall_s: float
     estimates: EstimateError
+    start_estimates: Calibrated | None = None
 
 
 def perform(
@@ -57,9 +60,12 @@ def perform(
     passing: Callable[[Iterator[Arrival]], Iterator[Arrival]] = iter,
     *,
     lending: bool = True,
+    opening: Opening = EMPTY,
+    calibrate: int = 0,
 ) -> Performed:
-    """Play a scenario to its last job's end. Without `lending`, every share keeps what it is
-    promised to itself. `passing` sees the jobs go by, for a progress bar.
+    """Play a scenario to its last job's end, from what runs and waits at its opening on. Without
+    `lending`, every share keeps what it is promised to itself. `passing` sees the jobs go by, for a
+    progress bar. One job in `calibrate`, if any, asks when it will start.
     """
     began = time.perf_counter()
     world = _World(rehearsal, lending=lending)
@@ -68,7 +74,9 @@ def perform(
     book.count_use(rehearsal.span.ends_ms - rehearsal.span.starts_ms)
     estimator = Estimator()
     terms = Terms(overhead_ms=rehearsal.policy.tuning.recall_s * _MS, saves_on_notice=False)
-    nation = Nation(world.stage, book, terms, estimator)
+    calibration = Calibration(calibrate) if calibrate else None
+    nation = Nation(world.stage, book, terms, estimator, calibration)
+    world.open(nation, opening)
     stream = passing(arrivals(rehearsal.workloads, setting(rehearsal)))
     end_ms = nation.play(stream, world.changes())
     summary = _within_span(book, world)
@@ -78,6 +86,7 @@ def perform(
         end_ms=end_ms,
         wall_s=time.perf_counter() - began,
         estimates=estimator.error(),
+        start_estimates=calibration.result() if calibration else None,
     )
 
 
@@ -132,6 +141,11 @@ class _World:
         self._counted_ms = 0
         for cell in self._all_cells():
             self.stage.promise(cell.share, cell.pool, 0)
+
+    def open(self, nation: Nation, opening: Opening) -> None:
+        """Put what runs and waits at the start in its place."""
+        self._renew(nation, 0)
+        opening.enter(nation)
 
     def changes(self) -> Iterator[Change]:
         """All that changes in the fleet, in order of time, from the start on."""

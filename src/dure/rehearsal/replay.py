@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import partial
 from itertools import chain
@@ -100,13 +100,11 @@ class Replayed:
     origin_ms: int
     end_ms: int
     estimates: EstimateError | None = None
-    starts: Calibrated | None = None
+    start_estimates: Calibrated | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As `dure rehearse trace --output json` prints it, but for the trace's bad rows."""
-        found = answer(self.summary, self.digest, self.wall_s, self.estimates)
-        if self.starts is not None:
-            found["starts"] = asdict(self.starts)
+        found = answer(self.summary, self.digest, self.wall_s, self.estimates, self.start_estimates)
         settings = self.asked.to_dict() | {"starts_ms": self.origin_ms}
         return found | {"read_apart": self.loaded, "settings": settings}
 
@@ -203,7 +201,7 @@ class _Play:
             origin_ms=self._origin_s * MS_PER_S,
             end_ms=end_ms,
             estimates=estimator.error() if estimator else None,
-            starts=calibration.result() if calibration else None,
+            start_estimates=calibration.result() if calibration else None,
         )
 
     def _by_yardstick(

@@ -64,6 +64,7 @@ def html(run: Run) -> str:
                 ),
             ),
             page.Section("Operators", _operators(run)),
+            *_estimates(run),
         ],
         _footer(run),
     )
@@ -244,6 +245,45 @@ def _operators(run: Run) -> str:
         for row in run.table("operators").collect().to_dicts()
     ]
     return page.table(columns, rows)
+
+
+def _estimates(run: Run) -> Iterable[page.Section]:
+    """How far what was foretold was off, where the run knows."""
+    rows = [
+        ("How well are starts foretold?", _start_estimates(run.summary.get("start_estimates"))),
+        ("How well are run times foretold?", _run_estimates(run.summary.get("estimates"))),
+    ]
+    answered = [(question, sentences) for question, sentences in rows if sentences]
+    if answered:
+        yield page.Section("Estimates", page.answers(answered))
+
+
+def _start_estimates(found: Mapping[str, Any] | None) -> list[str]:
+    if not found or not found["asked"]:
+        return []
+    asked = things(found["asked"], "job", "jobs")
+    lines = [f"{asked} asked when submitted, {count(found['waited'])} of them had to wait."]
+    if found["waited"]:
+        lines.append(
+            f"Start estimates: {percent(found['waited_within_90'])} of those that waited started "
+            f"within their 90 % range, {percent(found['waited_within_50'])} within their 50 % "
+            f"range. Half of the 90 % ranges were at most {span(found['median_width_90_s'])} wide."
+        )
+    if found["unforeseen"]:
+        lines.append(f"For {things(found['unforeseen'], 'job', 'jobs')} no start was foreseen.")
+    return lines
+
+
+def _run_estimates(found: Mapping[str, Any] | None) -> list[str]:
+    if not found or not found["jobs"]:
+        return []
+    half, most = 2 ** found["median_log2"], 2 ** found["p90_log2"]
+    line = (
+        f"Of {things(found['jobs'], 'job', 'jobs')}, half ran within a factor of {half:.2f} of "
+        f"their estimate, nine in ten within {most:.1f}; {percent(found['covered'])} ended by "
+        "their high estimate."
+    )
+    return [line]
 
 
 def _footer(run: Run) -> str:

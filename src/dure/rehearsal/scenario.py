@@ -15,6 +15,7 @@ from typing import Final
 
 from dure import scenario
 from dure.allocations import OrganisationKind
+from dure.errors import RefusedError
 from dure.fleet import Pool
 from dure.jobs import GPUS_PER_NODE_MAX, Tier
 from dure.policy import allowed_pools
@@ -40,7 +41,7 @@ from dure.shares import (
     shares_of,
 )
 from dure.text import check_slug, shown
-from dure.tomltable import Table
+from dure.tomltable import Document, Table, read_data
 from dure.units import INSTANT_MS_MAX, MILLI
 
 JOBS_MAX: Final = 10_000_000
@@ -83,6 +84,20 @@ def load(file: Path, settings: Sequence[str] = ()) -> Rehearsal:
             the key, or the setting.
     """
     return scenario.read_file(file, partial(_read, folder=file.parent), settings)
+
+
+def of_document(
+    document: Document, settings: Sequence[str] = (), folder: Path | None = None
+) -> Rehearsal:
+    """A rehearsal from what a scenario's file would hold; traces lie in `folder`.
+
+    Raises:
+        RefusedError: `bad-scenario`, as `load`.
+    """
+    try:
+        return read_data(document, partial(_read, folder=folder or Path()), settings)
+    except ValueError as wrong:
+        raise RefusedError("bad-scenario", f"{wrong}.") from wrong
 
 
 def setting(rehearsal: Rehearsal) -> Setting:
@@ -157,17 +172,39 @@ def _read_policy(table: Table) -> Policy:
 
 def _read_shares(top: Table, nation: Scenario) -> Shares:
     """The holders of the pools, and what the file adds to them, in the file's order."""
+    pools = nation.fleet.pools
     roots = shares_of(nation.fleet)
-    check_against(roots, nation.fleet.pools)
+    check_against(roots, pools)
     known = dict(roots.by_id)
+    rows: list[tuple[Table, Share]] = []
 
     def add(table: Table) -> None:
-        share = _read_share(table, known, nation.fleet.pools)
+        share = _read_share(table, known, pools)
         known[share.id] = share
-        check_against(Shares(tuple(known.values())), nation.fleet.pools)
+        rows.append((table, share))
 
     top.tables("share", add)
-    return Shares(tuple(known.values()))
+    try:
+        return _checked(known, pools)
+    except ValueError:
+        _blame(rows, roots, pools)
+        raise
+
+
+def _checked(known: Mapping[str, Share], pools: Sequence[Pool]) -> Shares:
+    shares = Shares(tuple(known.values()))
+    check_against(shares, pools)
+    return shares
+
+
+def _blame(rows: Sequence[tuple[Table, Share]], roots: Shares, pools: Sequence[Pool]) -> None:
+    """Find the row from which on the tree cannot be. That takes the square of the rows, so it is
+    not asked of a tree that can.
+    """
+    known = dict(roots.by_id)
+    for table, share in rows:
+        known[share.id] = share
+        table.build(lambda _: _checked(known, pools))
 
 
 def _read_share(table: Table, known: Mapping[str, Share], pools: Sequence[Pool]) -> Share:
@@ -175,7 +212,8 @@ def _read_share(table: Table, known: Mapping[str, Share], pools: Sequence[Pool])
     id_ = table.text("id")
     share = known.get(id_)
     if share is None:
-        parent = table.one_of("parent", known)
+        is_root = table.has("kind") and not table.has("parent")
+        parent = None if is_root else table.one_of("parent", known)
         kind = table.given("kind", partial(table.one_of, known=ShareKind), ShareKind.PROGRAMME)
         share = Share(id=id_, kind=kind, parent=parent)
     guarantees = table.tables("guarantee", _read_guarantee)

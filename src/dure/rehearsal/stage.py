@@ -88,6 +88,36 @@ class Stage:
             known = self._lines[id(kind)] = (kind, self._line(kind))
         return known[1]
 
+    def take_up(self, task: Task, lane: Lane, guarantor: str | None) -> None:
+        """A task runs already, on its nodes of a lane: under that share's guarantee, or borrowing
+        where there is no such promise any more.
+        """
+        if task.nodes.bit_length() > len(lane.free):  # on nodes that are to go, or down
+            lane.bring_up(beyond := 1 << (task.nodes.bit_length() - 1))
+            lane.take_down(beyond)
+        lane.take(task.nodes, task.slots)
+        lane.running += 1
+        task.lane = lane
+        task.promise = lane.promises.get(guarantor or "")
+        if task.promise is not None:
+            task.promise.used += task.gpus
+        else:
+            lane.borrowing += 1
+            lane.lent += task.gpus
+            offer = task.line.demand.by_lane.get(lane.index)
+            for own in offer.promises if offer else ():
+                own.own.append(task)
+        lane.note(task)
+        if self.scheduler.fair is not None and task.line.share:
+            rate = lane.weight_milli * task.gpus
+            self.scheduler.fair.starts(task.line.share, rate, task.started_ms)
+
+    def settle(self) -> None:
+        """All that runs already has been taken up: what promises have room for moves under them."""
+        for lane in self.lanes:
+            for promise in lane.promises.values():
+                self.scheduler.promised(promise, promise.gpus)
+
     def lender(self, lane: Lane) -> str | None:
         """The share whose guarantee in a pool idles most: a borrower runs on what is its."""
         best = max(lane.promises.values(), key=lambda p: (p.room, p.share), default=None)
@@ -144,6 +174,8 @@ class Stage:
 
     def _suits(self, kind: Kind, place: Place) -> bool:
         if kind.gpu_models and place.gpu_model not in kind.gpu_models:
+            return False
+        if kind.pool is not None and place.pool != kind.pool:
             return False
         return kind.gpus_per_node <= place.gpus_per_node and self._may_run(kind, place.pool)
 

@@ -30,6 +30,8 @@ class Kind:
     nodes: int = 1
     gpus_per_node: int = 1
     gpu_models: tuple[str, ...] = ()
+    pool: str | None = None
+    """The one pool that its allocation is for; None: any."""
     data_class: str = "open"
     tier: Tier = Tier.STANDARD
     priority: int = 50
