@@ -13,7 +13,7 @@ class Tuning:
     """What a recall takes at most where a job names no grace of its own."""
     recalls_max: int = 3
     """How often one task may be called back; after that it borrows no more on others' guarantees."""
-    min_runtime_s: int = 600
+    min_runtime_s: int = 1_200
     """How long a borrower runs before it can be called back."""
     half_life_s: int = 7 * 24 * 3_600
     """Usage counts half after so long (Slurm's PriorityDecayHalfLife, 7 days by default)."""
