@@ -41,17 +41,17 @@ def shadow(lane: Lane, count: int, slots: int, now_ms: int) -> Shadow | None:
     short = count - ready.bit_count()
     if short <= 0:
         return Shadow(now_ms, lowest(ready, count), now_ms, None)
-    level: dict[int, int] = {}
+    level: dict[int, tuple[int, int]] = {}  # free, and by when, so far
     freed: list[tuple[int, int, Task]] = []  # when, node, whose end brings it
     for ends_ms, task in lane.coming_free():
         if len(freed) >= short and ends_ms > freed[-1][0]:
             break
         at_ms = ends_ms if ends_ms > now_ms else 2 * now_ms - task.started_ms
         for node in ordinals(task.nodes & open_ & ~ready):
-            before = level.get(node, lane.free[node])
-            level[node] = before + task.slots
-            if before < slots <= level[node]:
-                freed.append((at_ms, node, task))
+            before, by_ms = level.get(node, (lane.free[node], 0))
+            level[node] = before + task.slots, max(at_ms, by_ms)
+            if before < slots <= before + task.slots:
+                freed.append((level[node][1], node, task))
     if len(freed) < short:
         return None
     freed.sort(key=lambda one: one[:2])
