@@ -118,10 +118,10 @@ def trace(  # noqa: PLR0913 (a command's parameters are its options)
     from dure.rehearsal.traces import Format  # noqa: PLC0415
 
     asked = TraceAsking(
-        path=path,
+        path=shell.folder / path,
         mode=Mode(one_of("--mode", mode, tuple(Mode))),
         policy=policy,
-        predictions=predictions,
+        predictions=_predictions(shell, predictions),
         overhead_s=checkpoint_overhead_s,
         format=Format(one_of("--format", format_, tuple(Format))),
         ask_every=ask_every,
@@ -186,7 +186,7 @@ def sweep(  # noqa: PLR0913 (a command's parameters are its options)
     from dure.rehearsal.asking import asking, one_of  # noqa: PLC0415
 
     one_of("--engine", engine, ("processes", "ray"))
-    asked = asking(path, ()).with_settings(tuple(set_ or ()))
+    asked = asking(path, shell.folder).with_settings(tuple(set_ or ()))
     seed_list = [] if seeds is None else sweeping.seeds_of(seeds)
     trials = sweeping.trials_of(asked, set_each or (), seed_list)
     play = sweeping.on_ray(address) if engine == "ray" else sweeping.on_all_cores
@@ -209,6 +209,12 @@ def _check_ready(shell: Shell, out: Path | None = None) -> None:
             )
     if out is not None and (shell.folder / out).exists() and not (shell.folder / out).is_dir():
         raise RefusedError("bad-input", f"--out {shown(str(out))} is a file; name a folder.")
+
+
+def _predictions(shell: Shell, given: str | None) -> str | None:
+    from dure.rehearsal.asking import FORESIGHTS  # noqa: PLC0415
+
+    return given if given is None or given in FORESIGHTS else str(shell.folder / given)
 
 
 def _rehearse(

@@ -106,6 +106,8 @@ def show(to: Console, found: Mapping[str, Any], out: object | None) -> None:
         line(to, "")
         line(to, "The same with every operator alone:")
         to.print(_figures([("all", alone), *alone["per_operator"].items()]))
+        if unserved := found["jobs"] - alone["jobs"]:
+            line(to, f"{unserved:,} jobs never run that way, and are in none of these figures.")
     line(to, "")
     if "estimates" in found:
         off = found["estimates"]
@@ -114,12 +116,13 @@ def show(to: Console, found: Mapping[str, Any], out: object | None) -> None:
             f"Run times estimated: half within a factor of {2 ** off['median_log2']:.2f}, "
             f"{off['covered']:.1%} within the high estimate.",
         )
-    if "starts" in found:
-        starts = found["starts"]
+    if "start_estimates" in found:
+        starts = found["start_estimates"]
         line(
             to,
-            f"Starts foretold: of {starts['asked']:,} jobs, {starts['within_90']:.1%} started "
-            f"within their 90 % range, {starts['within_50']:.1%} within that of 50 %.",
+            f"Starts foretold: of {starts['waited']:,} jobs that waited, "
+            f"{starts['waited_within_90']:.1%} started within their 90 % range, "
+            f"{starts['waited_within_50']:.1%} within that of 50 %.",
         )
     line(
         to,

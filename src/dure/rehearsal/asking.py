@@ -7,6 +7,7 @@ dictionary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -231,11 +232,14 @@ class ScenarioAsking:
 Asking = TraceAsking | ScenarioAsking
 
 
-def asking(path: str, settings: Sequence[str] = ()) -> Asking:
-    """What to rehearse, by its path or name: a scenario, or anything else as a trace."""
-    if Path(path).is_dir() or Path(path).suffix in {".csv", ".gz", ".swf", ".json"}:
-        return TraceAsking(path=Path(path), settings=tuple(settings))
-    return ScenarioAsking(path=path, settings=tuple(settings))
+def asking(path: str, folder: Path) -> Asking:
+    """What to rehearse: a scenario's name or TOML file, or anything else in a folder as a trace."""
+    with suppress(RefusedError):
+        if scenarios.find(path).suffix == ".toml":
+            return ScenarioAsking(path=path)
+    if (folder / path).exists():
+        return TraceAsking(path=folder / path)
+    return ScenarioAsking(path=path)
 
 
 def turned(tuning: Tuning, settings: Sequence[str]) -> Tuning:
@@ -287,7 +291,13 @@ def _jobs(rehearsal: Rehearsal) -> int | None:
 
 
 def _told(performed: Performed) -> dict[str, Any]:
-    return answer(performed.summary, performed.digest, performed.wall_s, performed.estimates)
+    return answer(
+        performed.summary,
+        performed.digest,
+        performed.wall_s,
+        performed.estimates,
+        performed.start_estimates,
+    )
 
 
 def _truly(jobs: Iterator[TraceJob]) -> Iterator[TraceJob]:
