@@ -1,4 +1,4 @@
-"""`dure rehearse`: the scheduler on simulated clocks. Needs no server."""
+"""`dure rehearse`: the scheduler on simulated clocks. All but `live` need no server."""
 
 from __future__ import annotations
 
@@ -58,11 +58,14 @@ OverheadOption = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Enter the commands."""
+    from dure.cli import rehearse_live  # noqa: PLC0415 (it takes this module's steps)
+
     rehearse = typer.Typer(help="The scheduler on simulated clocks.", no_args_is_help=True)
     rehearse.command("run")(run)
     rehearse.command("trace")(trace)
     rehearse.command("compare")(compare)
     rehearse.command("sweep")(sweep)
+    rehearse.command("live")(rehearse_live.live)
     app.add_typer(rehearse, name="rehearse")
 
 
@@ -83,7 +86,7 @@ def run(  # noqa: PLR0913 (a command's parameters are its options)
 ) -> None:
     """Rehearse a scenario: waves arrive, people submit, faults strike."""
     shell = shell_of(ctx)
-    _check_ready(shell, out)
+    check_ready(shell, out)
     from dure.rehearsal.asking import ScenarioAsking  # noqa: PLC0415 (quick help, as all below)
 
     asked = ScenarioAsking(path=scenario, policy=policy, seed=seed, settings=tuple(set_ or ()))
@@ -112,7 +115,7 @@ def trace(  # noqa: PLR0913 (a command's parameters are its options)
 ) -> None:
     """Replay a recorded workload. Each VC is an operator with one cluster."""
     shell = shell_of(ctx)
-    _check_ready(shell, out)
+    check_ready(shell, out)
     from dure.rehearsal.asking import TraceAsking, one_of  # noqa: PLC0415
     from dure.rehearsal.baseline import Mode  # noqa: PLC0415
     from dure.rehearsal.traces import Format  # noqa: PLC0415
@@ -141,7 +144,7 @@ def compare(
 ) -> None:
     """Set two rehearsals side by side."""
     shell = shell_of(ctx)
-    _check_ready(shell)
+    check_ready(shell)
     from dure.rehearsal import compare as both  # noqa: PLC0415
 
     found = both.compare(shell.folder / a, shell.folder / b)
@@ -180,7 +183,7 @@ def sweep(  # noqa: PLR0913 (a command's parameters are its options)
 ) -> None:
     """Rehearse over seeds and settings, on all cores. Of a trace, mode and policy are settings."""
     shell = shell_of(ctx)
-    _check_ready(shell, out)
+    check_ready(shell, out)
     from dure.cli import rehearsed  # noqa: PLC0415
     from dure.rehearsal import sweep as sweeping  # noqa: PLC0415
     from dure.rehearsal.asking import asking, one_of  # noqa: PLC0415
@@ -191,8 +194,8 @@ def sweep(  # noqa: PLR0913 (a command's parameters are its options)
     trials = sweeping.trials_of(asked, set_each or (), seed_list)
     play = sweeping.on_ray(address) if engine == "ray" else sweeping.on_all_cores
     with rehearsed.bar(shell, "Sweeping", "runs") as begin:
-        played = dict(begin(len(trials))(play(trials)))
-    found = sweeping.results(trials, played)
+        done = dict(begin(len(trials))(play(trials)))
+    found = sweeping.results(trials, done)
     sweeping.write(shell.folder / out, found)
     emit(shell, output, found, lambda to: rehearsed.show_sweep(to, found, SHOWN))
 
@@ -200,7 +203,7 @@ def sweep(  # noqa: PLR0913 (a command's parameters are its options)
 # ---- Steps ---------------------------------------------------------------------------------------
 
 
-def _check_ready(shell: Shell, out: Path | None = None) -> None:
+def check_ready(shell: Shell, out: Path | None = None) -> None:
     """What can be refused before any work is."""
     for library in ("numpy", "polars", "plotly"):
         if find_spec(library) is None:
@@ -225,7 +228,7 @@ def _rehearse(
 
     with rehearsed.bar(shell, "Rehearsing", "jobs") as begin:
         ready = asked.ready()
-        found = _played(ready, None if out is None else shell.folder / out, begin(ready.jobs))
+        found = played(ready, None if out is None else shell.folder / out, begin(ready.jobs))
         if compare_alone:
             alone = asked.alone().ready()
             summary, _ = alone.play(None, begin(alone.jobs))
@@ -238,7 +241,7 @@ def _rehearse(
     emit(shell, output, found, lambda to: rehearsed.show(to, found, out))
 
 
-def _played(ready: Ready, folder: Path | None, passing: Passing) -> dict[str, Any]:
+def played(ready: Ready, folder: Path | None, passing: Passing) -> dict[str, Any]:
     """The summary; with a folder, its tables are there."""
     if folder is None:
         found, _ = ready.play(None, passing)

@@ -16,9 +16,8 @@ from typing import Any, Final
 from dure import scenario as scenarios
 from dure.errors import RefusedError
 from dure.rehearsal import scenario
-from dure.rehearsal.answer import answer
 from dure.rehearsal.baseline import Baseline, Mode
-from dure.rehearsal.perform import Performed, perform
+from dure.rehearsal.perform import perform
 from dure.rehearsal.record import Record
 from dure.rehearsal.replay import DURE, Asked, Foresight, Passing, replay
 from dure.rehearsal.scenario import Rehearsal
@@ -226,7 +225,7 @@ class ScenarioAsking:
         }
         turned_here = (setting.partition("=") for setting in self.settings)
         settings |= {key: value for key, _, value in turned_here}
-        return _told(performed) | {"settings": settings}, performed.end_ms
+        return performed.to_dict() | {"settings": settings}, performed.end_ms
 
 
 Asking = TraceAsking | ScenarioAsking
@@ -288,16 +287,6 @@ def _jobs(rehearsal: Rehearsal) -> int | None:
             return None
         total += jobs_expected(workload, there)
     return total
-
-
-def _told(performed: Performed) -> dict[str, Any]:
-    return answer(
-        performed.summary,
-        performed.digest,
-        performed.wall_s,
-        performed.estimates,
-        performed.start_estimates,
-    )
 
 
 def _truly(jobs: Iterator[TraceJob]) -> Iterator[TraceJob]:

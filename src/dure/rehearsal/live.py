@@ -13,6 +13,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,9 +21,13 @@ from dure.allocations import OrganisationKind
 from dure.errors import RefusedError
 from dure.fleet import Fleet, PhaseStart, Pool, Wave, WavePhase
 from dure.rehearsal import document
+from dure.rehearsal.asking import SCENARIO_POLICIES, Ready, one_of
 from dure.rehearsal.faults import Fault, NodesOut, SiteOutage
 from dure.rehearsal.nation import Underway
 from dure.rehearsal.opening import Expected, Opening
+from dure.rehearsal.perform import perform
+from dure.rehearsal.record import Record
+from dure.rehearsal.replay import DURE, Passing
 from dure.rehearsal.scenario import Rehearsal, of_document
 from dure.rehearsal.workload import Arrival, Kind
 from dure.shares import NATIONAL, shares_of
@@ -73,6 +78,21 @@ class WhatIf:
     waves: tuple[AddedWave, ...] = ()
     outages: tuple[Outage, ...] = ()
     given: tuple[Given, ...] = ()
+
+    def lines(self) -> tuple[str, ...]:
+        """What is different, for people; nothing where nothing is."""
+        return (
+            *self.settings,
+            *(f"{one.gpus:,} GPUs more in {one.pool} on {iso(one.at_ms)}" for one in self.waves),
+            *(
+                f"{one.cluster} lost from {iso(one.starts_ms)} until {iso(one.ends_ms)}"
+                for one in self.outages
+            ),
+            *(f"{one.kind} gets {one.part_milli / 10:g} % of national" for one in self.given),
+        )
+
+
+NOTHING: Final = WhatIf()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +154,57 @@ def opening_of(snapshot: Snapshot) -> Opening:
         ),
         used=tuple((one.share, one.credit_ms) for one in snapshot.usage),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveAsking:
+    """A snapshot to be rehearsed. `policy` is `dure`, or `no-lending`; one job in `ask_every`, if
+    any, asks when it will start.
+    """
+
+    snapshot: Snapshot
+    ahead: Ahead
+    what_if: WhatIf = NOTHING
+    policy: str = DURE
+    ask_every: int | None = None
+
+    def ready(self) -> Ready:
+        """Make the rehearsal.
+
+        Raises:
+            RefusedError: `bad-scenario`, as `rehearsal_of`; `bad-input`: there is no such policy.
+        """
+        one_of("policy", self.policy, SCENARIO_POLICIES)
+        return Ready(
+            None, partial(self._play, rehearsal_of(self.snapshot, self.ahead, self.what_if))
+        )
+
+    def as_is(self) -> LiveAsking:
+        """The same with nothing changed."""
+        return replace(self, what_if=NOTHING)
+
+    def _play(
+        self, rehearsal: Rehearsal, record: Record | None, passing: Passing
+    ) -> tuple[dict[str, Any], int]:
+        performed = perform(
+            rehearsal,
+            record,
+            passing,
+            lending=self.policy == DURE,
+            opening=opening_of(self.snapshot),
+            calibrate=self.ask_every or 0,
+        )
+        changes = self.what_if.lines()
+        settings = {
+            "title": f"{rehearsal.nation.name}, {'what if' if changes else 'as it is'}",
+            "policy": self.policy,
+            "seed": self.ahead.seed,
+            "starts_ms": self.snapshot.at_ms,
+            "until": iso(self.ahead.until_ms),
+        }
+        if changes:
+            settings["what_if"] = "; ".join(changes)
+        return performed.to_dict() | {"settings": settings}, performed.end_ms
 
 
 # ---- The plan, as it is and as it might be -------------------------------------------------------

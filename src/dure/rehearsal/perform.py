@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from heapq import merge
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 from dure.fleet import Pool
 from dure.policy import Allowed, verdict
+from dure.rehearsal.answer import answer
 from dure.rehearsal.book import Book
 from dure.rehearsal.calibration import Calibrated, Calibration
 from dure.rehearsal.faults import (
@@ -52,6 +53,10 @@ class Performed:
     wall_s: float
     estimates: EstimateError
     start_estimates: Calibrated | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `dure rehearse run --output json` prints it, but for what was asked."""
+        return answer(self.summary, self.digest, self.wall_s, self.estimates, self.start_estimates)
 
 
 def perform(
