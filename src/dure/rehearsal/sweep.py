@@ -13,6 +13,7 @@ import re
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -108,10 +109,10 @@ def on_all_cores(runs: Sequence[Trial]) -> Iterator[Played]:
     pool = ProcessPoolExecutor(
         min(len(runs), cores or 1),
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_leave_interrupts,
     )
     try:
-        places = {pool.submit(play, run): place for place, run in enumerate(runs)}
+        with _deaf_children():
+            places = {pool.submit(play, run): place for place, run in enumerate(runs)}
         for future in as_completed(places):
             yield places[future], _figures(future.result(), runs[places[future]])
     except BaseException:
@@ -165,9 +166,16 @@ def play(run: Trial) -> dict[str, Any] | Reason:
     return {name: found[name] for name in _KEPT}
 
 
-def _leave_interrupts() -> None:
-    """Ctrl-C reaches the whole group; whoever started the processes ends them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Ctrl-C reaches a whole group of processes; those started in here do not hear it, so that who
+    started them ends them.
+    """
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _figures(found: dict[str, Any] | Reason, run: Trial) -> dict[str, Any]:
