@@ -157,6 +157,7 @@ class Nation:
         task.release_ms = run.started_ms + task.bound_ms
         self._recalled_before(task, run.recalls)
         self.stage.take_up(task, lane, run.guarantor)
+        self.stage.ceilings.takes(task, task.gpus)
         self._on.setdefault(lane.index, {})[task] = None
         job.lender = None if task.promise is not None else self.stage.lender(lane)
         self.book.uses(0, task, lane, 1)
@@ -298,6 +299,8 @@ class Nation:
         if self.book.follows:
             self.book.uses(now_ms, task, lane, -1)
         self.stage.scheduler.ended(task, now_ms)
+        if self.stage.ceilings.ends(task):
+            self.stage.scheduler.readmit()
         del self._on[lane.index][task]
         return lane
 

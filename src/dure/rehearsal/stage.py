@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dure.jobs import Tier
+from dure.rehearsal.ceilings import Ceilings
 from dure.rehearsal.workload import Kind
 from dure.scheduling.fairshare import FairShare
 from dure.scheduling.lane import Lane
@@ -55,6 +56,9 @@ class Stage:
             lane.bring_up((1 << place.nodes) - 1)
         fair = FairShare(shares, tuning.half_life_s * _MS) if shares.shares else None
         self.scheduler = Scheduler(self.lanes, tuning, fair)
+        self.ceilings = Ceilings(shares)
+        if self.ceilings:
+            self.scheduler.gate = self.ceilings
         self._paths = {share.id: path(shares, share.id) for share in shares.shares}
         self.root = {share: up[-1] for share, up in self._paths.items()}
         self.side = {share: up[-2] if len(up) > 1 else up[-1] for share, up in self._paths.items()}
