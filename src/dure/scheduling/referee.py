@@ -88,6 +88,9 @@ class Referee:
 
     def __init__(self, scheduler: Scheduler, every: int = 1) -> None:
         self.scheduler = scheduler
+        self.lanes = scheduler.lanes
+        self.tuning = scheduler.tuning
+        self.fair = scheduler.fair
         self.decisions = 0
         self._every = every
         self._now_ms = 0
@@ -298,7 +301,7 @@ class Referee:
 
     def _place(self, task: Task) -> tuple[int, int, int, int]:
         """The order within a line: past the bound, priority, expected GPU time or age, age."""
-        late = self._now_ms - task.since_ms >= self.scheduler.tuning.wait_bound_s * 1_000
+        late = self._now_ms - task.since_ms >= self.tuning.wait_bound_s * 1_000
         cost = task.since_ms if late else task.expected_ms * task.line.gpus
         return (LATE if late else IN_TIME, -task.priority, cost, task.serial)
 
@@ -325,7 +328,7 @@ class Referee:
         assert pool is not None
         _hold(run.promise is None, f"I7: {name} is called back from under its promise")
         _hold(run.notice_ms is None, f"{name} is called back twice in one run")
-        least_ms = self.scheduler.tuning.min_runtime_s * 1_000
+        least_ms = self.tuning.min_runtime_s * 1_000
         _hold(self._now_ms - run.started_ms >= least_ms, f"{name} is called back too early")
         keep = pool.owed.get(beneficiary.serial)
         _hold(keep is not None, f"{name} is called back for task {beneficiary.serial} in vain")
@@ -449,7 +452,7 @@ class Referee:
 
     def _may_go(self, run: _Run) -> bool:
         ran_ms = self._now_ms - run.started_ms
-        ripe = ran_ms >= self.scheduler.tuning.min_runtime_s * 1_000
+        ripe = ran_ms >= self.tuning.min_runtime_s * 1_000
         return run.promise is None and (ripe or run.notice_ms is not None)
 
     def _runs(self, serial: int) -> bool:

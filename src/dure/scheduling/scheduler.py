@@ -81,6 +81,8 @@ class Scheduler:
         self._alarms: list[tuple[int, int, Task]] = []
         self._wakes: list[int] = []
         self._ranks: dict[str, tuple[int, ...]] = {}
+        self._vain: dict[tuple[int, int], int] = {}
+        """Of this decision: how many nodes of a lane, with so many slots each, no recall frees."""
         self._epoch = 0
         self._bound_ms = tuning.wait_bound_s * 1_000
         self._patience_ms = tuning.patience_s * 1_000
@@ -101,10 +103,6 @@ class Scheduler:
         elif task.place is not None:
             task.line.remove(task)
             task.line.demand.place(task.line, self._rank(task.line.share))
-            demand = task.line.demand
-            if demand.keep is not None and demand.keep.task is task:
-                self._release(demand.keep)
-                self._touched[demand.serial] = demand
             demand = task.line.demand
             if demand.keep is not None and demand.keep.task is task:
                 self._unreserve(demand.keep)
@@ -159,13 +157,6 @@ class Scheduler:
             if lane.head is not None:
                 self._unreserve(lane.head)
 
-    def unreserve(self) -> None:
-        """Keep nodes for no blocked head any more: what was reckoned with has moved."""
-        for lane in self.lanes:
-            if lane.head is not None and (demand := lane.head.demand) is not None:
-                self._release(lane.head)
-                self._touched[demand.serial] = demand
-
     def readmit(self) -> None:
         """Put back what the gate held up."""
         for task in self.held_up:
@@ -179,6 +170,7 @@ class Scheduler:
         self._now_ms = now_ms
         self.starts = []
         self.recalls = []
+        self._vain = {}
         if self.fair is not None and now_ms // self._period_ms != self._epoch:
             self._epoch = now_ms // self._period_ms
             self._ranks = {}
@@ -261,12 +253,11 @@ class Scheduler:
     def _start_owed(self, lane: Lane) -> None:
         for keep in [keep for keep in lane.keeps if keep.promise is not None]:
             if lane.is_ready(keep):
-                task, promise = keep.task, keep.promise
+                task = keep.task
                 assert task is not None
-                self._release(keep)
-                assert promise is not None
-                promise.used += task.gpus
-                self._run(task, lane, keep.nodes, promise)
+                lane.let_go(keep)
+                task.keep = None
+                self._run(task, lane, keep.nodes, keep.promise)
 
     def _show(self, task: Task) -> None:
         """A task is new in its line, or stands elsewhere in it."""
@@ -280,12 +271,15 @@ class Scheduler:
         for lane in self._freed.values():
             rooms: dict[int, int] = {}
             for serial, demand in lane.demands.items():
-                slots = demand.by_lane[lane.index].slots
-                room = rooms.get(slots)
+                offer = demand.by_lane[lane.index]
+                room = rooms.get(offer.slots)
                 if room is None:
-                    room = rooms[slots] = lane.most(slots)
-                if room >= demand.count:
-                    touched[serial] = demand
+                    room = rooms[offer.slots] = lane.most(offer.slots)
+                if room < demand.count and not (
+                    room + lane.lent >= demand.count and offer.may_call_back
+                ):
+                    continue
+                touched[serial] = demand
         for promise in self._grown.values():
             if promise.gpus > promise.used:
                 touched.update(promise.demands)
@@ -330,10 +324,14 @@ class Scheduler:
     def _call_back(self, offer: Offer, promise: Promise, task: Task) -> bool:
         """Give notice to borrowers so that the task can start under its promise."""
         lane, now_ms = offer.lane, self._now_ms
-        found = victims(lane, task.line.demand.count, offer.slots, now_ms, self.tuning)
+        count, vain = task.line.demand.count, (lane.index, offer.slots)
+        if count >= self._vain.get(vain, count + 1):
+            return False
+        found = victims(lane, count, offer.slots, now_ms, self.tuning)
         if found.ripe_ms is not None:
             heappush(self._wakes, found.ripe_ms)
         if not found.nodes:
+            self._vain[vain] = count
             return False
         if (head := lane.head) is not None and head.nodes & found.nodes:
             self._unreserve(head)  # a promise comes first: its turn comes again, elsewhere
@@ -529,6 +527,8 @@ class Scheduler:
         if promise is None:
             lane.borrowing += 1
             lane.lent += task.gpus
+            if not self.tuning.min_runtime_s:
+                self._vain = {}
         lane.note(task)
         self.starts.append(task)
         if self.fair is not None and task.line.share:
@@ -542,6 +542,7 @@ class Scheduler:
         if keep.promise is not None and task is not None:
             keep.promise.used -= task.gpus
             self._grow(keep.promise)
+            self._vain = {}
             task.keep = None
         if keep.demand is not None:
             keep.demand.keep = None

@@ -107,6 +107,11 @@ class Offer:
         self.cost = cost
         self.promises = promises
 
+    @property
+    def may_call_back(self) -> bool:
+        """Whether a promise has room for a task: others may then have to go."""
+        return any(promise.room >= self.gpus for promise in self.promises)
+
 
 class Line:
     """Tasks alike of one share, the next one first."""
