@@ -13,7 +13,7 @@ class Tuning:
     """What a recall takes at most where a job names no grace of its own."""
     recalls_max: int = 3
     """How often one task may be called back; after that it borrows no more on others' guarantees."""
-    min_runtime_s: int = 1_200
+    min_runtime_s: int = 600
     """How long a borrower runs before it can be called back."""
     half_life_s: int = 7 * 24 * 3_600
     """Usage counts half after so long (Slurm's PriorityDecayHalfLife, 7 days by default)."""
@@ -23,8 +23,8 @@ class Tuning:
     """When a blocked head without a limit of its own has nodes kept for it. One whose walltime its
     engine enforces has them at once (EASY); kept on the word of a mere estimate, they idle: on the
     ITP trace that costs every job 4 % of its time, and a wait of two weeks is the exception."""
-    rank_period_s: int = 300
-    """How often fair share is looked at anew (Slurm's PriorityCalcPeriod)."""
+    rank_period_s: int = 900
+    """How often fair share is looked at anew (Slurm's PriorityCalcPeriod, 5 minutes there)."""
     borrow_before_recall_s: int = 6 * 3_600
     """A task expected to run no longer than this rather borrows what idles elsewhere than have
     somebody called back from what it is promised."""
