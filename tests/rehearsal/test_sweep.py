@@ -155,8 +155,9 @@ def test_ray_answers_what_one_process_does(trace: Path, monkeypatch: pytest.Monk
 
     assert timeless(found) == timeless(sweep.results(trials, dict(here(trials))))
     assert not cluster.open
-    with pytest.raises(RefusedError, match="No Ray cluster answers at 'elsewhere'"):
-        sweep.on_ray("elsewhere")
+    for address in ("elsewhere", "127.0.0.1:1"):
+        with pytest.raises(RefusedError, match=f"No Ray cluster answers at '{address}'"):
+            sweep.on_ray(address)
 
 
 @pytest.mark.parametrize(

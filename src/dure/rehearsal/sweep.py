@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import re
 import signal
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -137,8 +138,9 @@ def on_ray(address: str) -> Engine:
             "no-ray", "--engine ray needs Ray; install it with pip install 'dure[sweep]'."
         ) from None
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError):
+    except (OSError, RuntimeError, ValueError):
         raise RefusedError(
             "no-ray", f"No Ray cluster answers at {shown(address)}; start one, or say --address."
         ) from None
@@ -155,6 +157,13 @@ def on_ray(address: str) -> Engine:
             ray.shutdown()
 
     return engine
+
+
+def _knock(address: str) -> None:
+    """Ray itself tries for minutes to reach HOST:PORT before it gives up."""
+    host, _, port = address.rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def play(run: Trial) -> dict[str, Any] | Reason:
