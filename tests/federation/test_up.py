@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -20,7 +21,7 @@ from dure.federation import free_port
 from dure.jobs import JobSpec, Resources
 from dure.life import State
 from dure.views import JobRequest, Submission
-from plant import enrol_projects, eventually
+from plant import KOREA, enrol_projects, eventually
 
 pytestmark = pytest.mark.engine
 
@@ -126,3 +127,41 @@ def test_a_second_federation_on_the_same_folder_or_port_is_refused_in_one_senten
         assert says in second.stderr
         assert len(second.stderr.strip().splitlines()) == 1
         assert "Traceback" not in second.stderr
+
+
+def test_a_running_federation_is_rehearsed_with_and_without_a_change(up: Up, tmp_path: Path):
+    up.start()
+    with up.admin() as admin:
+        token = enrol_projects(admin, time.time_ns() // 1_000_000)
+    member = Client(f"http://127.0.0.1:{up.port}", token)
+    spec = JobSpec(
+        name="long", project="lab", walltime_s=600, script="sleep 300", resources=Resources()
+    )
+    job = member.submit(Submission((JobRequest(spec=spec),)), key="k").jobs[0].id
+    eventually(lambda: member.job(job).summary.state is State.RUNNING, "it runs")
+    with up.admin() as admin:
+        pool = admin.snapshot().running[0].pool
+    [cluster] = [one.cluster_id for one in KOREA.fleet.pools if one.id == pool]
+    live = [sys.executable, "-m", "dure", "rehearse", "live", "--out", "run", "--output", "json"]
+    outage = f"{cluster}=2020-01-01..2099-01-01"
+    done = subprocess.run(
+        [*live, "--against", "asis", "--outage", outage],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "DURE_URL": f"http://127.0.0.1:{up.port}",
+            "DURE_TOKEN": (up.data / "admin.token").read_text().strip(),
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["as_is"]["jobs"] == 1
+    assert found["as_is"]["avg_wait_s"] == 0
+    moved = found["what_if"]  # its site is lost: it is begun again elsewhere when its lease ends
+    assert moved["jobs"] == 1
+    assert moved["avg_wait_s"] >= 3_600
+    assert (tmp_path / "run" / "compare.html").exists()
