@@ -234,7 +234,7 @@ def test_workloads_come_from_a_scenario_file(tmp_path):
 
 
 def test_start_estimates_are_held_against_what_came():
-    done, _ = play(snapshot(), calibrate=1)
+    done, _ = play(snapshot(), ask_every=1)
     assert done.start_estimates is not None
     assert done.start_estimates.asked + done.start_estimates.unforeseen == 3
     assert done.start_estimates.waited_within_90 == 1.0
@@ -242,3 +242,10 @@ def test_start_estimates_are_held_against_what_came():
 
 def test_the_same_snapshot_gives_the_same_digest():
     assert play(snapshot())[0].digest == play(snapshot())[0].digest
+
+
+def test_what_never_runs_again_is_counted():
+    large = replace(terms(), nodes=5)
+    done, ended = play(snapshot(terms=(terms(), large), waiting=(waits(4, terms=1),)))
+    assert "j-4.0" not in ended
+    assert (done.summary.jobs, done.unserved) == (3, 1)

@@ -48,6 +48,12 @@ PredictionsOption = Annotated[
         help="Expected run times: CSV of job_id and predicted_s, the truth, or our estimator.",
     ),
 ]
+AskOption = Annotated[
+    int | None,
+    typer.Option(
+        "--ask-every", min=1, metavar="N", help="Hold every N-th job's start against its estimate."
+    ),
+]
 FormatOption = Annotated[
     str, typer.Option("--format", metavar="auto|dure|helios|philly|itp|openb|swf")
 ]
@@ -80,6 +86,7 @@ def run(  # noqa: PLR0913 (a command's parameters are its options)
         str | None, typer.Option(metavar="dure|no-lending", help="Default: as the file says.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Default: as the file says.")] = None,
+    ask_every: AskOption = None,
     set_: SetOption = None,
     compare_alone: AloneOption = False,
     output: OutputOption = Output.TABLE,
@@ -89,7 +96,13 @@ def run(  # noqa: PLR0913 (a command's parameters are its options)
     check_ready(shell, out)
     from dure.rehearsal.asking import ScenarioAsking  # noqa: PLC0415 (quick help, as all below)
 
-    asked = ScenarioAsking(path=scenario, policy=policy, seed=seed, settings=tuple(set_ or ()))
+    asked = ScenarioAsking(
+        path=scenario,
+        policy=policy,
+        seed=seed,
+        ask_every=ask_every,
+        settings=tuple(set_ or ()),
+    )
     _rehearse(shell, asked, out, output, compare_alone=compare_alone)
 
 
@@ -104,10 +117,7 @@ def trace(  # noqa: PLR0913 (a command's parameters are its options)
     predictions: PredictionsOption = None,
     checkpoint_overhead_s: OverheadOption = 60,
     format_: FormatOption = "auto",
-    ask_every: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Hold every N-th job's start against its estimate."),
-    ] = None,
+    ask_every: AskOption = None,
     set_: SetOption = None,
     out: OutOption = None,
     compare_alone: AloneOption = False,

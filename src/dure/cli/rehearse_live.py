@@ -57,10 +57,7 @@ def live(  # noqa: PLR0913 (a command's parameters are its options)
     ] = "none",
     policy: Annotated[str, typer.Option(metavar="dure|no-lending")] = "dure",
     seed: Annotated[int, typer.Option(min=0, help="Of the workloads' chance.")] = 0,
-    ask_every: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Hold every N-th job's start against its estimate."),
-    ] = None,
+    ask_every: rehearse.AskOption = None,
     snapshot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Begin with this, not the server's.")
     ] = None,
@@ -222,6 +219,9 @@ def _both(shell: Shell, asked: LiveAsking, out: Path, output: Output) -> None:
         columns = ("figure", "as it is", "what if", *compare.COLUMNS[3:])
         rows = [one.cells() for one in both.whole]
         to.print(table(columns, rows, right=set(columns[1:])))
+        for name, one in found.items():
+            if one["unserved_jobs"]:
+                line(to, f"{name}: {one['unserved_jobs']:,} jobs never ran, and are not counted.")
         line(to, f"Side by side: {out}/compare.html")
 
     as_is, what_if = found["as-is"], found["what-if"]

@@ -101,6 +101,8 @@ def show(to: Console, found: Mapping[str, Any], out: object | None) -> None:
     line(to, found["settings"]["title"])
     rows = [("all", found), *found["per_operator"].items()]
     to.print(_figures(rows))
+    if unserved := found.get("unserved_jobs"):
+        line(to, f"{unserved:,} jobs never ran to their end, and are in none of these figures.")
     if "isolated" in found:
         alone = found["isolated"]
         line(to, "")
@@ -109,15 +111,13 @@ def show(to: Console, found: Mapping[str, Any], out: object | None) -> None:
         if unserved := found["jobs"] - alone["jobs"]:
             line(to, f"{unserved:,} jobs never run that way, and are in none of these figures.")
     line(to, "")
-    if "estimates" in found:
-        off = found["estimates"]
+    if (off := found.get("estimates")) and off["jobs"]:
         line(
             to,
             f"Run times estimated: half within a factor of {2 ** off['median_log2']:.2f}, "
             f"{off['covered']:.1%} within the high estimate.",
         )
-    if "start_estimates" in found:
-        starts = found["start_estimates"]
+    if (starts := found.get("start_estimates")) and starts["waited"]:
         line(
             to,
             f"Starts foretold: of {starts['waited']:,} jobs that waited, "

@@ -176,12 +176,14 @@ class TraceAsking:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScenarioAsking:
     """A scenario to be rehearsed: a name or a TOML file. `settings` are keys of the file, such as
-    `workload.startups.load=0.9`, or dials of the scheduler.
+    `workload.startups.load=0.9`, or dials of the scheduler. One job in `ask_every`, if any, asks
+    when it will start.
     """
 
     path: str
     policy: str | None = None
     seed: int | None = None
+    ask_every: int | None = None
     settings: tuple[str, ...] = ()
 
     def ready(self) -> Ready:
@@ -216,7 +218,7 @@ class ScenarioAsking:
         self, rehearsal: Rehearsal, record: Record | None, passing: Passing
     ) -> tuple[dict[str, Any], int]:
         lending = rehearsal.policy.name == DURE
-        performed = perform(rehearsal, record, passing, lending=lending)
+        performed = perform(rehearsal, record, passing, lending=lending, ask_every=self.ask_every)
         settings = {
             "title": rehearsal.nation.name,
             "policy": rehearsal.policy.name,

@@ -71,7 +71,7 @@ class Given:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WhatIf:
     """What is to be different from what is planned; nothing, by default. `settings` are keys of a
-    scenario's file, such as `pool.kakao-b200.wave.w2.in-service=2027-03-01`.
+    scenario's file, such as `pool.naver-b200.wave.second-round.in-service=2027-03-01`.
     """
 
     settings: tuple[str, ...] = ()
@@ -192,7 +192,7 @@ class LiveAsking:
             passing,
             lending=self.policy == DURE,
             opening=opening_of(self.snapshot),
-            calibrate=self.ask_every or 0,
+            ask_every=self.ask_every,
         )
         changes = self.what_if.lines()
         settings = {

@@ -181,6 +181,11 @@ class Nation:
         task.recalls = recalls
         task.spared = int(recalls >= self.stage.scheduler.tuning.recalls_max)
 
+    @property
+    def submitted(self) -> int:
+        """How many jobs there were so far, those it began with included."""
+        return self._serial
+
     def running(self) -> Iterator[Task]:
         """What runs, pool by pool, in order of start."""
         for lane in self.stage.lanes:

@@ -53,10 +53,13 @@ class Performed:
     wall_s: float
     estimates: EstimateError
     start_estimates: Calibrated | None = None
+    unserved: int = 0
+    """Jobs that nothing ever came free for: they are in no figure."""
 
     def to_dict(self) -> dict[str, Any]:
         """As `dure rehearse run --output json` prints it, but for what was asked."""
-        return answer(self.summary, self.digest, self.wall_s, self.estimates, self.start_estimates)
+        found = answer(self.summary, self.digest, self.wall_s, self.estimates, self.start_estimates)
+        return found | {"unserved_jobs": self.unserved}
 
 
 def perform(
@@ -66,11 +69,11 @@ def perform(
     *,
     lending: bool = True,
     opening: Opening = EMPTY,
-    calibrate: int = 0,
+    ask_every: int | None = None,
 ) -> Performed:
     """Play a scenario to its last job's end, from what runs and waits at its opening on. Without
     `lending`, every share keeps what it is promised to itself. `passing` sees the jobs go by, for a
-    progress bar. One job in `calibrate`, if any, asks when it will start.
+    progress bar. One job in `ask_every`, if any, asks when it will start.
     """
     began = time.perf_counter()
     world = _World(rehearsal, lending=lending)
@@ -79,7 +82,7 @@ def perform(
     book.count_use(rehearsal.span.ends_ms - rehearsal.span.starts_ms)
     estimator = Estimator()
     terms = Terms(overhead_ms=rehearsal.policy.tuning.recall_s * _MS, saves_on_notice=False)
-    calibration = Calibration(calibrate) if calibrate else None
+    calibration = Calibration(ask_every) if ask_every else None
     nation = Nation(world.stage, book, terms, estimator, calibration)
     world.open(nation, opening)
     stream = passing(arrivals(rehearsal.workloads, setting(rehearsal)))
@@ -92,6 +95,7 @@ def perform(
         wall_s=time.perf_counter() - began,
         estimates=estimator.error(),
         start_estimates=calibration.result() if calibration else None,
+        unserved=nation.submitted - summary.jobs,
     )
 
 

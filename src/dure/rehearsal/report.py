@@ -88,7 +88,7 @@ def _headline(run: Run) -> list[tuple[str, str, str]]:
 
     p99, p999 = span(summary["p99_wait_s"]), span(summary["p999_wait_s"])
     return [
-        ("Jobs ended", count(summary["jobs"]), f"of {len(summary['per_operator'])} operators"),
+        ("Jobs ended", count(summary["jobs"]), _unserved(summary)),
         ("Utilisation", percent(summary["utilisation"]), alone("utilisation", percent)),
         ("Mean wait", span(summary["avg_wait_s"]), alone("avg_wait_s", span)),
         ("99 % wait at most", p99, f"99.9 % at most {p999}"),
@@ -99,6 +99,12 @@ def _headline(run: Run) -> list[tuple[str, str, str]]:
             f"{count(summary['lost_gpu_h'])} GPU-h lost",
         ),
     ]
+
+
+def _unserved(summary: Mapping[str, Any]) -> str:
+    if unserved := summary.get("unserved_jobs"):
+        return f"{count(unserved)} never ran, and are in no figure"
+    return f"of {len(summary['per_operator'])} operators"
 
 
 def _answers(run: Run) -> Iterable[tuple[str, Sequence[str]]]:
