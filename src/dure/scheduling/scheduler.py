@@ -1,7 +1,7 @@
 """The scheduler: events in, decisions out. What runs the nation and what rehearses it is this.
 
-It keeps the state of one instant and is told what happens: a task is submitted, one has ended, nodes
-come or go. `decide` then answers what follows from it. An event costs what it touches: the lanes
+It keeps the state of one instant and is told what happens: a task is submitted, one has ended,
+nodes come or go. `decide` then answers what follows from it. An event costs what it touches: the lanes
 that were freed, and of each demand that wants them its head; never a walk over nodes or the queue.
 
 A decision, top-down:
@@ -18,15 +18,16 @@ Pure: no clock, no I/O, no randomness; equal events give equal decisions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from heapq import heapify, heappop, heappush
+from itertools import islice
 from typing import Protocol
 
 from dure.scheduling.fairshare import FairShare
 from dure.scheduling.lane import Keep, Lane, Nodes
 from dure.scheduling.promise import Promise
 from dure.scheduling.recall import victims
-from dure.scheduling.shadow import shadow
+from dure.scheduling.shadow import Shadow, shadow
 from dure.scheduling.tuning import Tuning
 from dure.scheduling.waiting import LATE, Demand, Offer, Task, Turn
 
@@ -87,6 +88,7 @@ class Scheduler:
         self._bound_ms = tuning.wait_bound_s * 1_000
         self._patience_ms = tuning.patience_s * 1_000
         self._notice_ms = tuning.recall_s * 1_000
+        self._min_runtime_ms = tuning.min_runtime_s * 1_000
         self._period_ms = tuning.rank_period_s * 1_000
         self._short_ms = tuning.borrow_before_recall_s * 1_000
 
@@ -203,9 +205,9 @@ class Scheduler:
             demand = task.line.demand
             if self.gate is not None and self.gate.holds_up(task):
                 return True
-            if not (demand.promised and self._redeem(demand, task)):
-                if not self._borrow(demand, task):
-                    return True
+            redeemed = demand.promised and self._redeem(demand, task)
+            if not redeemed and not self._borrow(demand, task):
+                return True
             self._fresh = []
         return False
 
@@ -404,8 +406,29 @@ class Scheduler:
             self._release(demand.keep)  # what was to end by then has not: look again
         if not task.limited and self._now_ms - task.since_ms < self._patience_ms:
             return
-        found: tuple[int, int, Offer, Nodes] | None = None
-        tried = 0
+        found = min(
+            islice(self._sights(demand, task, turn), SHADOWS_MAX),
+            key=lambda one: (one[1].starts_ms, one[0].lane.index),
+            default=None,
+        )
+        if found is None:
+            return
+        offer, sight = found
+        lane = offer.lane
+        if lane.head is not None:
+            self._release(lane.head)
+        keep = Keep(lane, sight.nodes & ~lane.kept, offer.slots, sight.starts_ms)
+        keep.task, keep.demand = task, demand
+        demand.keep = lane.head = keep
+        lane.keep(keep)
+        heappush(self._alarms, (max(sight.starts_ms, self._now_ms + 1), task.serial, task))
+        if self.gate is not None:
+            self.gate.reserves(task, offer)
+
+    def _sights(self, demand: Demand, task: Task, turn: Turn) -> Iterator[tuple[Offer, Shadow]]:
+        """When a blocked head could start, where it is promised something, or else anywhere, and
+        where no head that goes before it has nodes kept.
+        """
         for offer in demand.promised or demand.offers:
             lane = offer.lane
             if lane.head is not None and not self._goes_before(turn, lane.head):
@@ -413,26 +436,9 @@ class Scheduler:
             if self.gate is not None and not self.gate.admits(task, offer):
                 continue
             sight = shadow(lane, demand.count, offer.slots, self._now_ms)
-            if sight is not None and lane.head is None and sight.starts_ms <= self._now_ms:
-                continue  # it is not nodes that it waits for
-            if sight is not None and (found is None or sight.starts_ms < found[0]):
-                found = (sight.starts_ms, lane.index, offer, sight.nodes)
-            tried += 1
-            if tried == SHADOWS_MAX:
-                break
-        if found is None:
-            return
-        starts_ms, _, offer, nodes = found
-        lane = offer.lane
-        if lane.head is not None:
-            self._release(lane.head)
-        keep = Keep(lane, nodes & ~lane.kept, offer.slots, starts_ms)
-        keep.task, keep.demand = task, demand
-        demand.keep = lane.head = keep
-        lane.keep(keep)
-        heappush(self._alarms, (max(starts_ms, self._now_ms + 1), task.serial, task))
-        if self.gate is not None:
-            self.gate.reserves(task, offer)
+            if sight is None or (lane.head is None and sight.starts_ms <= self._now_ms):
+                continue  # the nodes are not there, or it is not nodes that it waits for
+            yield offer, sight
 
     # ---- the means -------------------------------------------------------------------------------
 
@@ -504,7 +510,18 @@ class Scheduler:
         if promise is None:
             for own in offer.promises:
                 own.own.append(task)
+            if self._is_waited_for(offer.lane):
+                heappush(self._wakes, self._now_ms + self._min_runtime_ms)
         self._run(task, offer.lane, nodes, promise)
+
+    def _is_waited_for(self, lane: Lane) -> bool:
+        """Whether somebody who is promised GPUs of a lane could use those of one more borrower."""
+        for demands in (lane.demands, self._touched):
+            for demand in demands.values():
+                offer = demand.by_lane.get(lane.index)
+                if offer is not None and offer.may_call_back:
+                    return True
+        return False
 
     def _leave(self, task: Task, offer: Offer) -> None:
         """A task leaves its line, for good news."""
