@@ -16,7 +16,7 @@ class Peaks(NullRecord):
         super().__init__()
         self.used = self.peak = 0
 
-    def use_changed(self, at_ms, owner, borrower, delta_gpus):
+    def use_changed(self, _at_ms, _owner, _borrower, delta_gpus):
         self.used += delta_gpus
         self.peak = max(self.peak, self.used)
 

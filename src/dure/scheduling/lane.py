@@ -141,7 +141,7 @@ class Lane:
             self.idle += self.free[node]
 
     def take_down(self, nodes: Nodes) -> None:
-        """These nodes may be used no more; what runs there runs on until it is said to have ended."""
+        """These nodes may be used no more; what runs there runs on."""
         gone = nodes & self.up
         self.up ^= gone
         for node in ordinals(gone):
@@ -172,8 +172,8 @@ class Lane:
         return sum(bits.bit_count() for bits in self.buckets[slots:])
 
     def fit(self, count: int, slots: int, ends_ms: int) -> Nodes:
-        """So many nodes with at least so many slots free each, for something that ends then; 0 where
-        there are not so many. Nodes kept for the head come last, and only if it ends in time.
+        """So many nodes with at least so many slots free each, for something that ends then; 0
+        where there are not so many. Nodes kept for the head come last, and if it ends in time.
         """
         kept = self.kept
         found = self._fullest(count, slots, ~kept)

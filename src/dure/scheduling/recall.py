@@ -112,7 +112,7 @@ class _Search:
         return len(self.found) >= self.short
 
     def victims(self, ready: Nodes, count: int) -> Victims:
-        """Those on the nodes found, each once, and these nodes with as many ready ones as needed."""
+        """Those on the nodes found, each once, and these nodes with ready ones as needed."""
         chosen = self.found[: self.short]
         tasks = {task.serial: task for node in chosen for task in self._by_node[node]}
         nodes = sum(1 << node for node in chosen)

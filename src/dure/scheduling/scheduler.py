@@ -1,8 +1,9 @@
 """The scheduler: events in, decisions out. What runs the nation and what rehearses it is this.
 
 It keeps the state of one instant and is told what happens: a task is submitted, one has ended,
-nodes come or go. `decide` then answers what follows from it. An event costs what it touches: the lanes
-that were freed, and of each demand that wants them its head; never a walk over nodes or the queue.
+nodes come or go. `decide` then answers what follows from it. An event costs what it touches: the
+lanes that were freed, and of each demand that wants them its head; never a walk over nodes or the
+queue.
 
 A decision, top-down:
 

@@ -1,4 +1,4 @@
-"""The scheduler's dials, each with a unit and a reason. `dure rehearse --set NAME=VALUE` turns them."""
+"""The scheduler's dials, each with a unit and a reason; `dure rehearse --set` turns them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Tuning:
     recall_s: int = 60
     """What a recall takes at most where a job names no grace of its own."""
     recalls_max: int = 3
-    """How often one task may be called back; after that it borrows no more on others' guarantees."""
+    """How often one task may be called back before it is the last that is."""
     min_runtime_s: int = 600
     """How long a borrower runs before it can be called back."""
     half_life_s: int = 7 * 24 * 3_600
@@ -29,4 +29,4 @@ class Tuning:
     """A task expected to run no longer than this rather borrows what idles elsewhere than have
     somebody called back from what it is promised."""
     checkpoint_age_s: int = 1_800
-    """How old a checkpoint usually is (the median): what tells of none counts as saved so long ago."""
+    """How old a checkpoint usually is (the median): what tells of none counts as that old."""

@@ -23,6 +23,10 @@ NEVER_MS: Final = INT64_MAX
 """The end of an occupation that nobody can foresee: a GPU that its node does not report, say."""
 
 
+NO_SHARES: Final = Shares()
+USUAL: Final = Tuning()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """A task that wants a place. `order` is its place in the queue among equals: its job's
@@ -128,8 +132,8 @@ class World:
     allocations: tuple[AllocationState, ...]
     rules: Rules
     tariff: Tariff
-    shares: Shares = Shares()
-    tuning: Tuning = Tuning()
+    shares: Shares = NO_SHARES
+    tuning: Tuning = USUAL
     usage: tuple[Usage, ...] = ()
 
 
