@@ -122,6 +122,7 @@ CALLS: dict[str, tuple[str, str, Call]] = {
     "enrol_agent": ("post", "/v1/agents/{cluster}", lambda c, _: c.enrol_agent("k")),
     "fleet": ("get", "/v1/fleet", lambda c, _: c.fleet()),
     "pools": ("get", "/v1/pools", lambda c, _: c.pools()),
+    "snapshot": ("get", "/v1/snapshot", lambda c, _: c.snapshot()),
 }
 SAME_OPERATION = {"follow_logs": "logs", "all_journals": "journals"}
 """Methods that ask another one's operation, in another way."""
