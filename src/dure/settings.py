@@ -31,6 +31,9 @@ class Settings:
     """After walltime and grace, how long until we order an attempt to stop ourselves."""
     queue_depth: int = 5_000
     """How many queued tasks one cycle looks at."""
+    foresee_every_s: float = 15.0
+    """Between two looks ahead for start estimates, which run the whole queue forward: a look costs
+    as much as many cycles, and people do not read estimates more often."""
     tuning: Tuning = field(default_factory=Tuning)
     """The scheduler's dials, the same that rehearsals turn."""
 
@@ -56,4 +59,5 @@ _BOUNDS = (
     ("start_patience_s", 10, 24 * 3_600),
     ("overdue_margin_s", 1, 24 * 3_600),
     ("queue_depth", 1, 1_000_000),
+    ("foresee_every_s", 0, 3_600),
 )

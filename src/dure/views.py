@@ -315,8 +315,25 @@ class TaskView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """When a queued task will start, as foreseen at `at_ms`.
+
+    It starts in the `likely` range in one of two cases, in the `surely` range in nine of ten.
+    """
+
+    at_ms: int
+    expected_ms: int
+    likely_from_ms: int
+    likely_until_ms: int
+    surely_from_ms: int
+    surely_until_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobSummary:
-    """A job as a list shows it."""
+    """A job as a list shows it. `reason` and `start` are those of the first of its tasks that is in
+    the job's state; `pools` are those in which it has GPUs now.
+    """
 
     id: str
     name: str
@@ -327,6 +344,10 @@ class JobSummary:
     tasks: int
     accepted_ms: int
     ended_ms: int | None
+    pools: tuple[str, ...] = ()
+    reason: Reason | None = None
+    start: Start | None = None
+    """None where it does not wait for GPUs, or no start is foreseen yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -373,11 +394,12 @@ class EventView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskWhy:
-    """Why a task is where it is."""
+    """Why a task is where it is, and when it will start where that is foreseen."""
 
     index: int
     state: State
     reason: Reason | None
+    start: Start | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from dure.errors import RefusedError
 from dure.jobs import occupied_ms
 from dure.life import Event, State, step
 from dure.scheduling.world import Placement, Recall, Wait
-from dure.store import attempts, events, jobs, projects
+from dure.store import attempts, events, jobs, projects, starts
 from dure.store import ledger as ledger_store
 from dure.store.attempts import Attempt
 from dure.store.events import Happening
@@ -127,6 +127,7 @@ def _open(
         reason_code=attempt.placed.code,
         reason=attempt.placed.sentence,
     )
+    starts.came_true(connection, task.id, now_ms)
     attempts.open_attempt(connection, attempt)
     priced = attempt.factors if allocation.unit is BudgetUnit.UCREDIT else None
     held = ledger.hold(allocation.id, allocation.unit, attempt.id, attempt.hold_gpu_ms, priced)

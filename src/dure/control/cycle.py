@@ -18,6 +18,7 @@ from dure.control.commit import commit, give_notice, keep_reasons
 from dure.control.loans import Loans
 from dure.control.memory import Memory
 from dure.control.observe import Heard, Observed, observe
+from dure.control.outlook import foresee
 from dure.control.snapshot import Moment, snapshot
 from dure.control.transition import Happened, advance, conclude
 from dure.errors import Reason
@@ -25,7 +26,8 @@ from dure.faults import crash_point
 from dure.life import Event, State
 from dure.scenario import Scenario
 from dure.scheduling import schedule
-from dure.scheduling.check import Violation, violations
+from dure.scheduling.check import violations
+from dure.scheduling.check_sharing import Violation
 from dure.scheduling.world import Plan
 from dure.settings import Settings
 from dure.store import attempts, events, jobs, sites
@@ -139,7 +141,8 @@ def tick(control: Control, scenario: Scenario, now_ms: int) -> Report:
     # What goes on past its time, or waits past it, is ended.
     with database.write() as connection:
         overdue = _end_what_is_over(connection, moment)
-    # 7 report: why what waits does so, and what this cycle did
+    # 7 report: why what waits does so, when it will start, and what this cycle did
+    foresee(database, world, plan, moment)
     with database.write() as connection:
         keep_reasons(connection, plan.waits, now_ms)
         counts = jobs.state_counts(connection)

@@ -1,5 +1,5 @@
 """What the control plane derives from its store and keeps between cycles: the tree of shares, how
-long like jobs run, what each share has used of late.
+long like jobs run, what each share has used of late, how sure foreseen starts are.
 
 Nothing here is the truth: a process that starts anew reads it from the store again.
 """
@@ -20,6 +20,7 @@ from dure.allocations import Allocation
 from dure.jobs import JobSpec
 from dure.scenario import Scenario
 from dure.scheduling.estimate import Estimate, Estimator, Like
+from dure.scheduling.foresight import Foresight
 from dure.scheduling.tuning import Tuning
 from dure.scheduling.world import Usage
 from dure.shares import (
@@ -32,7 +33,7 @@ from dure.shares import (
     shares_of,
     with_allocations,
 )
-from dure.store import projects, runs
+from dure.store import projects, runs, starts
 from dure.store.runs import Run
 from dure.units import INSTANT_MS_MAX, MS_PER_S
 
@@ -51,6 +52,7 @@ class Known:
     """The share that each allocation's jobs run on."""
     usage: tuple[Usage, ...]
     estimator: Estimator
+    foresight: Foresight
 
     def leaf(self, allocation: str) -> str:
         """The share of an allocation's jobs; empty for one that has none."""
@@ -73,6 +75,16 @@ class Memory:
         self._lock = Lock()
         self._tree = _Tree()
         self._history = _History()
+        self._outcomes = _Outcomes()
+        self._looked_ms: int | None = None
+
+    def is_due(self, now_ms: int, every_ms: int) -> bool:
+        """Whether to look ahead now; if so, not again for so long."""
+        looked_ms = self._looked_ms
+        if looked_ms is not None and looked_ms <= now_ms < looked_ms + every_ms:
+            return False
+        self._looked_ms = now_ms
+        return True
 
     def known(
         self, connection: Connection, scenario: Scenario, tuning: Tuning, now_ms: int
@@ -80,12 +92,14 @@ class Memory:
         """Catch up with the store, and say what is known now."""
         with self._lock:
             self._history.catch_up(connection, tuning.half_life_s * MS_PER_S)
+            self._outcomes.catch_up(connection)
             shares, leaves = self._tree.at(connection, scenario, now_ms)
             return Known(
                 shares=shares,
                 leaves=leaves,
                 usage=self._history.usage(now_ms),
                 estimator=self._history.estimator,
+                foresight=self._outcomes.foresight,
             )
 
 
@@ -191,3 +205,17 @@ class _History:
             for share in sorted(self._used)
             if (credit_ms := round(self._decayed(share, now_ms))) and share
         )
+
+
+class _Outcomes:
+    """What became of foreseen starts, in the order in which they came true."""
+
+    def __init__(self) -> None:
+        self.foresight = Foresight()
+        self._seq = 0
+
+    def catch_up(self, connection: Connection) -> None:
+        """Take in what has started since."""
+        found, self._seq = starts.outcomes(connection, self._seq)
+        for foreseen_wait_ms, wait_ms in found:
+            self.foresight.learn(foreseen_wait_ms, wait_ms)

@@ -31,11 +31,11 @@ from __future__ import annotations
 
 from dure.scheduling.answer import answer
 from dure.scheduling.board import Board
-from dure.scheduling.forecast import forecast, start_estimates
+from dure.scheduling.forecast import forecast, foreseen_starts
 from dure.scheduling.refusal import refusal
 from dure.scheduling.world import Plan, World
 
-__all__ = ["Board", "forecast", "refusal", "replan", "schedule", "start_estimates"]
+__all__ = ["Board", "forecast", "foreseen_starts", "refusal", "replan", "schedule"]
 
 
 def schedule(world: World) -> Plan:

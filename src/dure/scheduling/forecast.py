@@ -12,7 +12,7 @@ from dataclasses import replace
 from dure.scheduling import explain
 from dure.scheduling.budget import Budgets
 from dure.scheduling.eligible import Quote, eligible
-from dure.scheduling.foresight import Foresight, StartEstimate
+from dure.scheduling.foresight import Foresight
 from dure.scheduling.refusal import refused
 from dure.scheduling.trial import Trial
 from dure.scheduling.world import Forecast, Option, Request, World
@@ -42,15 +42,11 @@ def forecast(world: World, request: Request, foresight: Foresight | None = None)
     )
 
 
-def start_estimates(
-    world: World, task_ids: Collection[int], foresight: Foresight | None = None
-) -> Mapping[int, StartEstimate]:
-    """When these tasks of the queue will start, all in one run; those that are not foreseen to are
-    left out.
+def foreseen_starts(world: World, task_ids: Collection[int]) -> Mapping[int, int]:
+    """When these tasks of the queue start if nothing new comes, in ms, all in one run; those that
+    are not foreseen to are left out.
     """
-    sure = foresight or Foresight()
-    starts = Trial(world).starts(task_ids)
-    return {id_: sure.estimate(world.now_ms, at_ms) for id_, at_ms in sorted(starts.items())}
+    return Trial(world).starts(task_ids)
 
 
 def _option(

@@ -94,7 +94,7 @@ def plan(service: Service, principal: Principal, spec: JobSpec) -> Forecast:
             key=_NEW,
             queued_ms=moment.now_ms,
         )
-        return forecast(now, request(new, known))
+        return forecast(now, request(new, known), known.foresight)
 
 
 # ---- accepting -----------------------------------------------------------------------------------

@@ -9,13 +9,21 @@ from heapq import merge
 from itertools import islice
 from typing import Final
 
-from sqlalchemy import Connection, Row, Select, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, and_, func, insert, select, update
 
 from dure import codec
 from dure.errors import Reason
 from dure.jobs import DependencyKind, JobSpec
 from dure.life import LIVE, PLATFORM_RETRIES, TERMINAL, State, job_state
-from dure.store.schema import allocations, job_dependencies, jobs, tasks
+from dure.store import starts
+from dure.store.schema import (
+    allocations,
+    attempts,
+    job_dependencies,
+    jobs,
+    start_estimates,
+    tasks,
+)
 from dure.views import JobSummary, TaskWhy
 
 TASKS_SHOWN_MAX: Final = 1_000
@@ -178,7 +186,6 @@ _TASK: Final = select(
 
 
 def _task(row: Row[tuple[object, ...]]) -> Task:
-    reason = Reason(row.reason_code, row.reason) if row.reason_code else None
     return Task(
         id=row.id,
         job=row.job,
@@ -189,13 +196,17 @@ def _task(row: Row[tuple[object, ...]]) -> Task:
         attempts=row.attempts,
         retries_left=row.retries_left,
         platform_retries_left=row.platform_retries_left,
-        reason=reason,
+        reason=_reason(row),
         checkpoint=row.checkpoint,
         submitter=row.submitter,
         queued_ms=row.queued_ms,
         recalls=row.recalls,
         spec=read_spec(row.job, row.spec),
     )
+
+
+def _reason(row: Row[tuple[object, ...]]) -> Reason | None:
+    return Reason(row.reason_code, row.reason) if row.reason_code else None
 
 
 def task(connection: Connection, task_id: int) -> Task:
@@ -291,14 +302,10 @@ def expired(connection: Connection, now_ms: int, limit: int) -> tuple[Task, ...]
 
 def queued_reasons(connection: Connection, ids: Sequence[int]) -> dict[int, Reason | None]:
     """Of those tasks, the ones that are queued, and why they wait as far as it was said."""
-    rows = connection.execute(
-        select(tasks.c.id, tasks.c.reason_code, tasks.c.reason).where(
-            tasks.c.state == State.QUEUED, tasks.c.id.in_(ids)
-        )
-    )
-    return {
-        row.id: Reason(row.reason_code, row.reason) if row.reason_code else None for row in rows
-    }
+    query: Select[tuple[object, ...]] = select(
+        tasks.c.id, tasks.c.reason_code, tasks.c.reason
+    ).where(tasks.c.state == State.QUEUED, tasks.c.id.in_(ids))
+    return {row.id: _reason(row) for row in connection.execute(query)}
 
 
 def live_states(connection: Connection) -> dict[int, State]:
@@ -326,9 +333,33 @@ def state_counts(connection: Connection) -> dict[State, int]:
     return {State(state): count for state, count in rows}
 
 
+_ESTIMATED: Final = and_(start_estimates.c.task == tasks.c.id, tasks.c.state == State.QUEUED)
+"""An estimate is of a task that still waits."""
+
+_FOREMOST: Final = (
+    select(tasks.c.id)
+    .where(tasks.c.job == jobs.c.id, tasks.c.state == jobs.c.state)
+    .order_by(tasks.c.array_index)
+    .limit(1)
+    .correlate(jobs)
+    .scalar_subquery()
+)
+_POOLS: Final = (
+    select(func.group_concat(attempts.c.pool))
+    .where(attempts.c.job == jobs.c.id, attempts.c.closed_ms.is_(None))
+    .correlate(jobs)
+    .scalar_subquery()
+)
+_JOB: Final = (
+    select(jobs, _POOLS.label("pools"), tasks.c.reason_code, tasks.c.reason, *starts.COLUMNS)
+    .join_from(jobs, tasks, tasks.c.id == _FOREMOST, isouter=True)
+    .outerjoin(start_estimates, _ESTIMATED)
+)
+
+
 def summary(connection: Connection, job: int) -> JobSummary | None:
     """A job as a list shows it, or None."""
-    row = connection.execute(select(jobs).where(jobs.c.id == job)).one_or_none()
+    row = connection.execute(_JOB.where(jobs.c.id == job)).one_or_none()
     return None if row is None else _summary(row)
 
 
@@ -341,8 +372,15 @@ def spec_of(connection: Connection, job: int) -> JobSpec:
 
 def whys(connection: Connection, job: int) -> tuple[TaskWhy, ...]:
     """Why each of a job's tasks is where it is, those that have not ended first."""
-    query = (
-        select(tasks.c.array_index, tasks.c.state, tasks.c.reason_code, tasks.c.reason)
+    query: Select[tuple[object, ...]] = (
+        select(
+            tasks.c.array_index,
+            tasks.c.state,
+            tasks.c.reason_code,
+            tasks.c.reason,
+            *starts.COLUMNS,
+        )
+        .join_from(tasks, start_estimates, _ESTIMATED, isouter=True)
         .where(tasks.c.job == job)
         .order_by(tasks.c.state.in_(list(TERMINAL)), tasks.c.array_index)
         .limit(TASKS_SHOWN_MAX)
@@ -351,7 +389,8 @@ def whys(connection: Connection, job: int) -> tuple[TaskWhy, ...]:
         TaskWhy(
             index=row.array_index,
             state=State(row.state),
-            reason=Reason(row.reason_code, row.reason) if row.reason_code else None,
+            reason=_reason(row),
+            start=starts.of_row(row),
         )
         for row in connection.execute(query)
     )
@@ -372,7 +411,7 @@ def page(
     """
 
     def narrowed(project: str | None) -> Select[tuple[object, ...]]:
-        query = select(jobs).order_by(jobs.c.id.desc()).limit(limit)
+        query = _JOB.order_by(jobs.c.id.desc()).limit(limit)
         if project is not None:
             query = query.where(jobs.c.project == project)
         if state is not None:
@@ -398,6 +437,9 @@ def _summary(row: Row[tuple[object, ...]]) -> JobSummary:
         tasks=row.tasks,
         accepted_ms=row.accepted_ms,
         ended_ms=row.ended_ms,
+        pools=tuple(sorted({*row.pools.split(",")})) if row.pools else (),
+        reason=_reason(row),
+        start=starts.of_row(row),
     )
 
 

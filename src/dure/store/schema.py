@@ -173,6 +173,32 @@ tasks = Table(
 )
 Index("ix_tasks_state", tasks.c.state, tasks.c.priority.desc(), tasks.c.id)
 
+start_estimates = Table(
+    "start_estimates",
+    metadata,
+    Column("task", ForeignKey("tasks.id"), primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("expected_ms", BigInteger, nullable=False),
+    Column("likely_from_ms", BigInteger, nullable=False),
+    Column("likely_until_ms", BigInteger, nullable=False),
+    Column("surely_from_ms", BigInteger, nullable=False),
+    Column("surely_until_ms", BigInteger, nullable=False),
+    Column("first_at_ms", BigInteger, nullable=False),
+    Column("first_foreseen_ms", BigInteger, nullable=False),
+    comment="when queued tasks will start: as foreseen last, and first, to hold the truth against",
+)
+
+start_outcomes = Table(
+    "start_outcomes",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("foreseen_wait_ms", BigInteger, nullable=False),
+    Column("wait_ms", BigInteger, nullable=False),
+    CheckConstraint("foreseen_wait_ms >= 0 AND wait_ms >= 0", name="waits"),
+    sqlite_autoincrement=True,
+    comment="how long tasks were foreseen to wait, and waited: the latest few hundred",
+)
+
 attempts = Table(
     "attempts",
     metadata,
@@ -220,6 +246,8 @@ attempts = Table(
 Index("ux_attempts_open", attempts.c.task, unique=True,
       sqlite_where=attempts.c.closed_ms.is_(None))  # fmt: skip
 Index("ix_attempts_cluster_open", attempts.c.cluster,
+      sqlite_where=attempts.c.closed_ms.is_(None))  # fmt: skip
+Index("ix_attempts_job_open", attempts.c.job,
       sqlite_where=attempts.c.closed_ms.is_(None))  # fmt: skip
 Index("ix_attempts_closed", attempts.c.closed_ms, attempts.c.id)
 Index("ix_attempts_allocation", attempts.c.allocation, attempts.c.closed_ms)

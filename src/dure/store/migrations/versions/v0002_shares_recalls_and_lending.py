@@ -1,4 +1,4 @@
-"""Shares, recalls and lending."""
+"""Shares, recalls, lending and start estimates."""
 
 from __future__ import annotations
 
@@ -36,6 +36,38 @@ def upgrade() -> None:
     )
     op.create_index("ix_lending_at", "lending", ["at_ms"], unique=False)
     create_lending_guards(op.get_bind())
+    op.create_index(
+        "ix_attempts_job_open",
+        "attempts",
+        ["job"],
+        unique=False,
+        sqlite_where=sa.text("closed_ms IS NULL"),
+    )
+    instants = ("at", "expected", "likely_from", "likely_until", "surely_from", "surely_until")
+    op.create_table(
+        "start_estimates",
+        sa.Column("task", sa.Integer(), nullable=False),
+        *(
+            sa.Column(f"{name}_ms", sa.BigInteger(), nullable=False)
+            for name in (*instants, "first_at", "first_foreseen")
+        ),
+        sa.ForeignKeyConstraint(["task"], ["tasks.id"], name=op.f("fk_start_estimates_task")),
+        sa.PrimaryKeyConstraint("task", name=op.f("pk_start_estimates")),
+        comment="when queued tasks will start: as foreseen last, and first, to hold the truth "
+        "against",
+    )
+    op.create_table(
+        "start_outcomes",
+        sa.Column("seq", sa.Integer(), nullable=False),
+        sa.Column("foreseen_wait_ms", sa.BigInteger(), nullable=False),
+        sa.Column("wait_ms", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint(
+            "foreseen_wait_ms >= 0 AND wait_ms >= 0", name=op.f("ck_start_outcomes_waits")
+        ),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_start_outcomes")),
+        sqlite_autoincrement=True,
+        comment="how long tasks were foreseen to wait, and waited: the latest few hundred",
+    )
     for table, column in (
         ("attempts", sa.Column("share", sa.String(), nullable=True)),
         ("attempts", sa.Column("guarantor", sa.String(), nullable=True)),
