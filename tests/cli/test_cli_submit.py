@@ -213,6 +213,10 @@ def test_plan_shows_options_exclusions_and_refusal_and_commits_nothing(dure, pla
                 gpu_model="h200",
                 starts_ms=1_800_000_060_000,
                 hold=2_500_000,
+                likely_from_ms=1_800_000_000_000,
+                likely_until_ms=1_800_000_120_000,
+                surely_from_ms=1_800_000_000_000,
+                surely_until_ms=1_800_000_540_000,
             ),
         ),
         exclusions=(
@@ -229,7 +233,15 @@ def test_plan_shows_options_exclusions_and_refusal_and_commits_nothing(dure, pla
     plane.on("GET", "/v1/allocations", ())
     done = dure("plan", "--time", "1", "--workdir", "nowhere", "--", "true")
     assert done.code == 0
-    for said in ("nhn-cloud", "in 1:00", "Excluded", "government GPUs", "1 credit left"):
+    for said in (
+        "nhn-cloud",
+        "in 1:00",
+        "08:02Z",
+        "08:09Z",
+        "Excluded",
+        "government GPUs",
+        "1 credit left",
+    ):
         assert said in done.out
     assert max(map(len, done.out.splitlines())) <= 100
     whole = dure("plan", "--time", "1", "-o", "json", "--", "true").json

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import httpx
 import pytest
@@ -40,6 +40,7 @@ from dure.views import (
     PersonView,
     PoolView,
     ProjectView,
+    Start,
     Statement,
     StatementLine,
     TaskOutputs,
@@ -144,10 +145,49 @@ def test_jobs_shows_who_when_and_for_how_long(dure, plane, summary):
         "kim",
         "queued",
         "1,000",
-        "2027-01-15T07:59Z",
         "1:00",
+        "-",
+        "-",
+        "-",
     ]
     assert "10 s" in done.out
+
+
+START = Start(
+    at_ms=NOW_MS,
+    expected_ms=NOW_MS + 20 * 60_000,
+    likely_from_ms=NOW_MS + 5 * 60_000,
+    likely_until_ms=NOW_MS + 50 * 60_000,
+    surely_from_ms=NOW_MS - 60_000,
+    surely_until_ms=NOW_MS + 20 * 3_600_000,
+)
+
+
+def test_jobs_says_where_why_and_when(dure, plane, summary):
+    busy = Reason("gpus-busy", "Waits for 8 B200.")
+    late = replace(START, expected_ms=NOW_MS - 1)
+    waiting = summary(reason=busy, start=START)
+    running = summary(id="j-11", state=State.RUNNING, pools=("nhn-b200",))
+    plane.on("GET", "/v1/jobs", JobPage((waiting, running, summary(id="j-10", start=late)), None))
+    rows = [row.split()[-3:] for row in dure("jobs").out.splitlines()[1:]]
+    assert rows == [["-", "gpus-busy", "08:20Z"], ["nhn-b200", "-", "-"], ["-", "-", "soon"]]
+    first = dure("jobs", "-o", "json").json["jobs"][0]
+    assert first["start"] == asdict(START)
+    assert first["reason"]["sentence"] == "Waits for 8 B200."
+
+
+def test_why_and_show_say_when_it_starts_and_how_sure_that_is(dure, plane, summary):
+    said = "starts about 08:20Z (one in two: 08:05Z to 08:50Z; nine in ten: 08:00Z to 01-16T04:00Z)"
+    task = TaskWhy(index=4, state=State.QUEUED, reason=None, start=START)
+    answer = Why(job="j-12", state=State.QUEUED, tasks=(task,), events=())
+    plane.on("GET", "/v1/jobs/j-12/why", answer)
+    assert f"It {said}." in dure("why", "j-12").out
+    assert dure("why", "j-12", "-o", "json").json["tasks"][0]["start"] == asdict(START)
+    plane.on("GET", "/v1/jobs/j-12/why", replace(answer, tasks=(task, replace(task, start=None))))
+    assert f"Task 4 {said}." in dure("why", "j-12").out
+    view = job_view(summary)
+    plane.on("GET", "/v1/jobs/j-12", replace(view, summary=summary(start=START)))
+    assert "starts about 08:20Z" in dure("show", "j-12").out
 
 
 @pytest.mark.parametrize("output", ["table", "json"])

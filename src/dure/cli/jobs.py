@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from dure.cli.render import amount, emit, instant, line, plain, table, terminal_text
+from dure.cli.render import amount, clock, emit, instant, line, plain, span, table, terminal_text
 from dure.cli.shell import Output, OutputOption, shell_of
 from dure.life import LIVE, State
 from dure.units import duration, gpu_time_text
-from dure.views import JobPage, JobSummary, JobView, TaskView, Why
+from dure.views import JobPage, JobSummary, JobView, Start, TaskView, Why
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +52,10 @@ def jobs(  # noqa: PLR0913 (a command's parameters are its options)
     all_: Annotated[bool, typer.Option("--all", help="All pages, not one.")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List jobs, newest first; elapsed is from acceptance to the end, or to now."""
+    """List jobs, newest first: where they run, or why they wait and about when they start.
+
+    Elapsed is from acceptance to the end, or to now; `show` has the instants.
+    """
     shell = shell_of(ctx)
     with shell.client() as client:
         ask = partial(client.jobs, project=project, state=state, limit=PAGE if all_ else limit)
@@ -85,7 +88,7 @@ def why(ctx: typer.Context, job: JobArgument, output: OutputOption = Output.TABL
     shell = shell_of(ctx)
     with shell.client() as client:
         answer = client.why(job)
-    emit(shell, output, answer, lambda to: _show_why(to, answer))
+    emit(shell, output, answer, lambda to: _show_why(to, answer, shell.now_ms()))
 
 
 def logs(
@@ -145,12 +148,16 @@ def _show_page(to: Console, page: JobPage, now_ms: int) -> None:
             job.submitter,
             job.state,
             f"{job.tasks:,}",
-            f"{instant(job.accepted_ms)[:16]}Z",
             _ran(job.accepted_ms, job.ended_ms, now_ms),
+            ", ".join(job.pools) or None,
+            job.reason.code if job.reason else None,
+            _about(job.start, now_ms),
         )
         for job in page.jobs
     ]
-    columns = ("job", "name", "project", "by", "state", "tasks", "accepted", "elapsed")
+    columns = (
+        "job", "name", "project", "by", "state", "tasks", "elapsed", "where", "reason", "start",
+    )  # fmt: skip
     to.print(table(columns, rows, right={"tasks", "elapsed"}))
     if page.next:
         line(to, f"More: --after {page.next}, or --all")
@@ -228,6 +235,7 @@ def _facts(view: JobView, now_ms: int) -> Table:
         ),
         ("accepted", instant(job.accepted_ms)),
         ("ended", instant(job.ended_ms)),
+        *([("start", _starts(job.start, now_ms))] if job.start else []),
         ("waited", _waited(job, view.tasks, now_ms)),
         ("used", f"{gpu_time_text(view.gpu_ms)}, charged {amount(view.charge, view.unit)}"),
     ]
@@ -249,7 +257,25 @@ def _ran(started_ms: int | None, ended_ms: int | None, now_ms: int) -> str:
     return duration(max(0, (ended_ms or now_ms) - started_ms) / 1_000)
 
 
-def _show_why(to: Console, answer: Why) -> None:
+def _about(start: Start | None, now_ms: int) -> str | None:
+    """About when it starts; what should have started by now is about to."""
+    if start is None:
+        return None
+    return clock(start.expected_ms, now_ms) if start.expected_ms > now_ms else "soon"
+
+
+def _starts(start: Start, now_ms: int) -> str:
+    """When it starts, and how sure that is."""
+    about = _about(start, now_ms)
+    likely = span(start.likely_from_ms, start.likely_until_ms, now_ms)
+    surely = span(start.surely_from_ms, start.surely_until_ms, now_ms)
+    return (
+        f"starts {about if about == 'soon' else f'about {about}'} "
+        f"(one in two: {likely}; nine in ten: {surely})"
+    )
+
+
+def _show_why(to: Console, answer: Why, now_ms: int) -> None:
     line(to, f"{answer.job} is {answer.state}.")
     said: dict[str, list[int]] = {}
     for task in answer.tasks:
@@ -258,6 +284,10 @@ def _show_why(to: Console, answer: Why) -> None:
     for sentence, indices in said.items():
         who = f"Task {indices[0]}" if len(indices) == 1 else f"{len(indices)} tasks"
         line(to, sentence if len(answer.tasks) == 1 else f"{who}: {sentence}")
+    for task in answer.tasks:
+        if task.start:
+            who = "It" if len(answer.tasks) == 1 else f"Task {task.index}"
+            line(to, f"{who} {_starts(task.start, now_ms)}.")
     if answer.events:
         line(to, "")
         rows = [

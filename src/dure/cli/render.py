@@ -81,6 +81,19 @@ def instant(at_ms: int | None) -> str:
     return "-" if at_ms is None else iso(at_ms)
 
 
+def clock(at_ms: int, now_ms: int) -> str:
+    """An instant near now, to the minute: `14:20Z`; on another day, `11-24T02:10Z`."""
+    day, _, time = iso(at_ms).partition("T")
+    minute = f"{time[:5]}Z"
+    return minute if iso(now_ms).startswith(day) else f"{day[5:]}T{minute}"
+
+
+def span(from_ms: int, until_ms: int, now_ms: int) -> str:
+    """A range of instants near now: `14:05Z to 14:50Z`."""
+    ends = [clock(max(at_ms, now_ms), now_ms) for at_ms in (from_ms, until_ms)]
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+
+
 def amount(value: int | None, unit: BudgetUnit) -> str:
     """What was charged or is left, with its unit."""
     if value is None:

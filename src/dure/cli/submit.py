@@ -13,7 +13,7 @@ import typer
 from dure.allocations import BudgetUnit
 from dure.cli import config
 from dure.cli.flags import Flags, WithCommand, drafts, with_flags
-from dure.cli.render import amount, emit, instant, line, progress, table
+from dure.cli.render import amount, clock, emit, line, progress, span, table
 from dure.cli.shell import Output, Shell, shell_of
 from dure.draft import Draft, requests
 from dure.errors import RefusedError
@@ -183,11 +183,15 @@ def _show_forecast(to: Console, forecast: Forecast, unit: BudgetUnit | None, now
                 option.pool_id,
                 option.gpu_model,
                 _start(option.starts_ms, now_ms),
+                _range(option.likely_from_ms, option.likely_until_ms, now_ms),
+                _range(option.surely_from_ms, option.surely_until_ms, now_ms),
                 amount(option.hold, unit) if unit else f"{option.hold:,}",
             )
             for option in forecast.options
         ]
-        columns = ("operator", "pool", "GPU model", "start", "cost at most")
+        columns = (
+            "operator", "pool", "GPU model", "start", "one in two", "nine in ten", "cost at most",
+        )  # fmt: skip
         to.print(table(columns, rows, right={"cost at most"}))
     if forecast.exclusions:
         line(to, "Excluded:")
@@ -229,4 +233,11 @@ def _start(starts_ms: int | None, now_ms: int) -> str:
         return "not foreseen"
     if starts_ms <= now_ms:
         return "now"
-    return f"{instant(starts_ms)} (in {duration((starts_ms - now_ms) / 1_000)})"
+    return f"{clock(starts_ms, now_ms)} (in {duration((starts_ms - now_ms) / 1_000)})"
+
+
+def _range(from_ms: int | None, until_ms: int | None, now_ms: int) -> str | None:
+    """The range in which it starts; none where no start is foreseen, or it starts now."""
+    if from_ms is None or until_ms is None or until_ms <= now_ms:
+        return None
+    return span(from_ms, until_ms, now_ms)
