@@ -5,7 +5,7 @@
 Fifty pools of ten operators, 40,000 nodes. The national programme is promised a quarter of every
 large pool, its operator the rest; all lend and borrow. Half of the operators have more work than
 they own, the others less. The scenario is written to a file and played as `dure rehearse run` would
-play it, the full `dure` policy with lending, recalls and reservations, estimates learned on the way.
+play it: the full `dure` policy with lending, recalls and reservations, estimates learned.
 The span is as long as the jobs take to come, about a day for each 900,000.
 """
 
@@ -31,8 +31,8 @@ STARTS = datetime(2026, 11, 23, tzinfo=UTC)
 OPERATORS = tuple(f"op-{n}" for n in range(10))
 LARGE = (("h100", 8, 875), ("h100", 8, 875), ("h200", 8, 875), ("b200", 8, 875))
 SMALL = ("a100", 4, 500)
-NATIONAL = (("university", "seren", 0.9, 400), ("institute", "kalos", 0.6, 100),
-            ("startup", "philly", 0.8, 400), ("sme", "helios", 0.8, 100))  # fmt: skip
+NATIONAL = (("university", "seren", 1.1, 400), ("institute", "kalos", 0.8, 100),
+            ("startup", "philly", 1.0, 400), ("sme", "helios", 0.9, 100))  # fmt: skip
 
 
 def text(days: float) -> str:
@@ -139,7 +139,7 @@ walltime_factor = 2.0
 
 def _own_work(number: int, operator: str) -> str:
     like = ("helios", "philly", "seren")[number % 3]
-    load = 1.1 if number % 2 else 0.5
+    load = 1.25 if number % 2 else 0.65
     return f"""
 [[workload]]
 id = "{operator}-own"
