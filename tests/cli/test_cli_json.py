@@ -54,6 +54,11 @@ ELSEWHERE = {
     "up": "runs until Ctrl-C and takes no --output",
     "serve": "runs until Ctrl-C and takes no --output",
     "login": "answers on stderr only and takes no --output",
+    "rehearse run": "tests/cli/test_cli_rehearse.py reads its JSON",
+    "rehearse trace": "tests/cli/test_cli_rehearse.py reads its JSON",
+    "rehearse compare": "tests/cli/test_cli_rehearse.py reads its JSON",
+    "rehearse sweep": "tests/cli/test_cli_rehearse.py reads its JSON",
+    "rehearse live": "tests/cli/test_cli_rehearse_live.py reads its JSON",
 }
 
 SAMPLES = {

@@ -1,27 +1,41 @@
 """What holds in any world."""
 
 from dataclasses import replace
+from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dure.scheduling import explain, forecast, refusal, schedule
+from dure.scheduling import Board, explain, forecast, refusal, replan, schedule
+from dure.scheduling.answer import answer
 from dure.scheduling.check import violations
+from dure.scheduling.lane import ordinals
 from dure.scheduling.world import Occupation
 from dure.units import MS_PER_HOUR
-from worlds import HOUR, NOW, hours, occupation, pool, request, shuffled, world, worlds
+from worlds import (
+    HOUR,
+    NOW,
+    hours,
+    occupation,
+    pool,
+    request,
+    shared_worlds,
+    shuffled,
+    world,
+    worlds,
+)
 
 EXAMPLES = settings(max_examples=120, deadline=None)
 
 
 @EXAMPLES
-@given(worlds())
+@given(st.one_of(worlds(), shared_worlds()))
 def test_no_plan_violates_an_invariant(given_):
     assert violations(given_, schedule(given_)) == ()
 
 
 @EXAMPLES
-@given(worlds(), st.randoms(use_true_random=False))
+@given(st.one_of(worlds(), shared_worlds()), st.randoms(use_true_random=False))
 def test_the_order_in_which_a_world_lists_its_parts_decides_nothing(given_, random):
     def permute(things):
         return tuple(random.sample(things, len(things)))
@@ -152,3 +166,79 @@ def test_a_queue_of_one_shape_starts_in_its_order():
             requests=tuple(a for a in given_.requests if a.task_id in waiting),
         )
     assert started == list(range(1, 12))
+
+
+def after(given_, plan, random, serial):
+    """Some seconds later: what was decided runs, some of it was dropped, something has ended, one
+    more task has come, one was withdrawn and a node has changed.
+    """
+    now_ms = given_.now_ms + 30_000
+    dropped = {one.task_id for one in plan.placements if random.random() < 0.2}
+    kept = replace(plan, placements=tuple(p for p in plan.placements if p.task_id not in dropped))
+    noticed = {one.attempt_id for one in plan.recalls if random.random() < 0.8}
+    requests = {asked.task_id: asked for asked in given_.requests}
+    started = [
+        replace(
+            held,
+            share=requests[held.task_id].share,
+            tier=requests[held.task_id].tier,
+            guarantor=placed.guarantor,
+            started_ms=given_.now_ms,
+        )
+        for held, placed in zip(
+            running(given_, kept).occupations[len(given_.occupations) :],
+            kept.placements,
+            strict=True,
+        )
+    ]
+    held = [
+        replace(one, recalled_ms=given_.now_ms, ends_ms=now_ms + 1)
+        if one.attempt_id in noticed
+        else one
+        for one in (*given_.occupations, *started)
+        if random.random() < 0.8
+    ]
+    live = {one.task_id for one in held} | {one.task_id for one in kept.placements}
+    queue = [one for one in given_.requests if one.task_id not in live and random.random() < 0.9]
+    queue.append(request(serial, nodes=random.randint(1, 3), gpus=8, share="nhn.a"))
+    return replace(
+        given_,
+        now_ms=now_ms,
+        occupations=tuple(random.sample(held, len(held))),
+        requests=tuple(random.sample(queue, len(queue))),
+        pools=(
+            replace(given_.pools[0], nodes=tuple(range(random.randint(0, 4)))),
+            *given_.pools[1:],
+        ),
+    )
+
+
+def figures(board):
+    """What a board counts: of nodes, of promises, and who waits."""
+    lanes = [
+        (lane.pool_id, lane.up, lane.idle, lane.lent, lane.borrowing, lane.running)
+        for lane in board.lanes.values()
+    ]
+    free = [[lane.free[node] for node in ordinals(lane.up)] for lane in board.lanes.values()]
+    return lanes, free, sorted(board.waiting), sorted(board.outside)
+
+
+@settings(EXAMPLES, max_examples=40)
+@given(shared_worlds(), st.integers(0, 1_000_000))
+def test_a_board_that_is_kept_up_holds_what_a_new_one_would(given_, seed):
+    random = Random(seed)
+    board, plan = replan(None, given_)
+    for serial in range(500, 504):
+        given_ = after(given_, plan, random, serial)
+        board, plan = replan(board, given_)
+        assert violations(given_, plan) == ()
+        anew = Board(given_)
+        anew.decide()
+        again = Board(given_)
+        assert board.serves(given_)
+        board.update(given_)  # what was just decided is dropped again
+        assert figures(board) == figures(again)
+        board.decide()
+        plan = answer(board)
+        assert violations(given_, plan) == ()
+        assert bool(anew.scheduler.starts) == bool(plan.placements)

@@ -16,6 +16,7 @@ from dure.scheduling.world import (
     Request,
     World,
 )
+from dure.shares import Guarantee, Share, ShareKind, Shares
 from dure.units import MS_PER_HOUR, UCREDIT_PER_CREDIT, instant_from_iso
 
 NOW = instant_from_iso("2026-11-23T14:00")
@@ -230,6 +231,71 @@ def worlds(draw):
         capacity(days=draw(st.sampled_from([1, 30])), gpus=24),
     ]
     return world(*requests, pools=pools, occupations=occupations, allocations=allocations)
+
+
+def shares_(draw):
+    """Two owners and the nation; whoever has GPUs of its own has two projects."""
+    roots = [
+        ("nhn", ShareKind.OWNER, "nhn-b200", draw(st.sampled_from([8, 16, 32]))),
+        ("sk", ShareKind.OWNER, "sk-h200", draw(st.sampled_from([20, 48]))),
+        ("national", ShareKind.PROGRAMME, "kakao-b200", draw(st.sampled_from([12, 24]))),
+    ]
+    found = []
+    for root, kind, promised, gpus in roots:
+        found.append(
+            Share(
+                id=root,
+                kind=kind,
+                guarantees=(Guarantee(gpus=gpus, pool=promised),),
+                may_lend=draw(st.sampled_from([True, True, False])),
+                may_borrow=draw(st.sampled_from([True, True, False])),
+            )
+        )
+        for leaf in ("a", "b"):
+            limit = draw(st.sampled_from([None, None, 12]))
+            own = () if leaf == "b" else (Guarantee(gpus=4, pool=promised),)
+            found.append(
+                Share(
+                    id=f"{root}.{leaf}",
+                    kind=ShareKind.PROJECT,
+                    parent=root,
+                    guarantees=own,
+                    limit_gpus=limit,
+                )
+            )
+    return Shares(tuple(found))
+
+
+@st.composite
+def shared_worlds(draw):
+    """Random worlds in which GPUs are promised, lent and called back."""
+    given = draw(worlds())
+    shares = draw(st.composite(shares_)())
+    leaves = [share.id for share in shares.shares if share.kind is ShareKind.PROJECT] + [""]
+    held = []
+    for one in given.occupations:
+        share = draw(st.sampled_from(leaves))
+        covers = draw(st.booleans()) and share.startswith(one.pool_id.split("-")[0])
+        held.append(
+            replace(
+                one,
+                share=share,
+                guarantor=share.split(".")[0] if covers else None,
+                started_ms=NOW - draw(st.sampled_from([1_000, MS_PER_HOUR, DAY_MS])),
+                checkpoint_ms=draw(st.sampled_from([None, NOW - 60_000])),
+                recalled_ms=None if covers else draw(st.sampled_from([None, None, NOW - 10_000])),
+            )
+        )
+    requests = [
+        replace(
+            asked,
+            share=draw(st.sampled_from(leaves)),
+            estimate_ms=draw(st.sampled_from([None, 60_000, 9 * MS_PER_HOUR])),
+            waiting_since_ms=NOW - draw(st.sampled_from([0, 0, 60_000, 20 * DAY_MS])),
+        )
+        for asked in given.requests
+    ]
+    return replace(given, shares=shares, occupations=tuple(held), requests=tuple(requests))
 
 
 def shuffled(given, permute):
