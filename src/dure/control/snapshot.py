@@ -254,4 +254,6 @@ def _occupation(attempt: Attempt, task: Task, known: Known, now_ms: int) -> Occu
         checkpoint_ms=attempt.saved_ms,
         recalled_ms=attempt.notice_ms,
         recalls=task.recalls,
+        grace_s=task.spec.grace_s + END_SLACK_S,
+        tier=task.spec.tier,
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from dure.errors import Reason
 from dure.scheduling import explain
 from dure.scheduling.board import Board
 from dure.scheduling.gate import Choice
@@ -20,24 +21,19 @@ from dure.scheduling.world import Occupation, Placement, Plan, Recall, Request, 
 def answer(board: Board) -> Plan:
     """The plan of a board that has just decided."""
     reasons = Reasons(board)
-    waiting: list[tuple[Request, Task | None]] = [
-        *((task.source, task) for task in board.waiting.values()),
-        *((request, None) for request in board.outside.values()),
-    ]
-    waiting.sort(key=lambda one: (one[0].order, one[0].task_id))
     return Plan(
         placements=tuple(_placement(board, task) for task in board.scheduler.starts),
         reservations=tuple(_reservations(board)),
         recalls=tuple(_recalls(board)),
-        waits=tuple(
-            Wait(
-                task_id=request.task_id,
-                job_id=request.job_id,
-                reason=reasons.outside(request) if task is None else reasons.of(task),
-            )
-            for request, task in waiting
+        waits=(
+            *(_wait(task.source, reasons.of(task)) for task in board.waiting.values()),
+            *(_wait(one, reasons.outside(one)) for one in board.outside.values()),
         ),
     )
+
+
+def _wait(request: Request, reason: Reason) -> Wait:
+    return Wait(task_id=request.task_id, job_id=request.job_id, reason=reason)
 
 
 def _placement(board: Board, task: Task) -> Placement:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from dure.jobs import Tier
 from dure.scheduling.budget import Budgets
 from dure.scheduling.fairshare import FairShare
 from dure.scheduling.gate import BudgetGate
@@ -29,9 +30,7 @@ from dure.units import INSTANT_MS_MAX, MILLI
 LINES_MAX: Final = 200_000
 """With more lines than that, most of them empty, a board is built anew."""
 
-_TASK_BITS: Final = 64
-_ORDER_BITS: Final = 32
-_PROBE_BITS: Final = 48
+_ID_BITS: Final = 64
 _LEAVING: Final = -1
 """`spared` of whom has notice: nobody else need go as long as it frees enough."""
 
@@ -69,6 +68,7 @@ class Board:
         self._started: dict[int, Task] = {}
         self._needs: Counter[str] = Counter()
         self._scarce: set[str] = set()
+        self._made = 0
         self._nobody = Demand(-1, 0, ())
         self._see_nodes(world.pools)
         self._see_running(world.occupations)
@@ -123,14 +123,12 @@ class Board:
                 if keep.promise is not None and keep.task is not None:
                     yield keep.task
 
-    def probe(self, request: Request, pool_id: str, number: int) -> Task:
-        """A task that only asks when it could start in that pool, which may run it; `number` tells
-        it from other probes of the request.
-        """
+    def probe(self, request: Request, pool_id: str) -> Task:
+        """A task that only asks when it could start in that pool, which may run it."""
         allocation = self.gate.budgets.allocation(request)
         assert allocation is not None
         line = self.lines.only(self.lines.kind(request, allocation), pool_id)
-        probe = self._task(_serial(request) + (number << _PROBE_BITS), line, request)
+        probe = self._task(line, request)
         self.gate.probes.add(probe.serial)
         self.scheduler.submit(probe)
         return probe
@@ -227,7 +225,7 @@ class Board:
         lane = self.lanes[held.pool_id]
         share = self.lines.known(held.share)
         task = Task(
-            held.job_id << (_TASK_BITS + _ORDER_BITS) | held.task_id,
+            self._serial((held.job_id, held.task_id), 0),
             Line(self._nobody, share, 1, None),
             held,
         )
@@ -237,7 +235,8 @@ class Board:
         _reach(lane, task.nodes)
         lane.take(task.nodes, task.slots)
         lane.running += 1
-        covered = self.lines.covering(share).get(lane.index, ())
+        spare = held.tier is Tier.SPARE
+        covered = () if spare else self.lines.covering(share).get(lane.index, ())
         if held.guarantor is not None:
             task.promise = lane.promises.get(held.guarantor)
             if task.promise is None:  # was promised once: it stays, and nobody else gets that
@@ -317,12 +316,12 @@ class Board:
             or request.allocation in self._scarce
             or bool(budgets.limits(request.share))
         )
-        task = self._task(_serial(request), self.lines.line(kind, apart=apart), request)
+        task = self._task(self.lines.line(kind, apart=apart), request)
         self.waiting[request.task_id] = task
         self.scheduler.submit(task)
 
-    def _task(self, serial: int, line: Line, request: Request) -> Task:
-        task = Task(serial, line, request)
+    def _task(self, line: Line, request: Request) -> Task:
+        task = Task(self._serial(request.order, request.task_id), line, request)
         occupied_ms, tuning = request.occupied_ms, self.world.tuning
         task.priority = request.priority
         task.expected_ms = occupied_ms if request.estimate_ms is None else request.estimate_ms
@@ -339,6 +338,16 @@ class Board:
         del self.waiting[task.source.task_id]
         self._needs[task.source.allocation] -= task.line.source.hold_most
         self.scheduler.withdraw(task)
+
+    def _serial(self, order: tuple[int, int], task_id: int) -> int:
+        """A task's age as one number that no other task of this board ever has: one that was put in
+        twice is two.
+        """
+        self._made += 1
+        serial = order[0]
+        for part in (order[1], task_id, self._made):
+            serial = serial << _ID_BITS | part
+        return serial
 
 
 def _lanes(world: World) -> dict[str, Lane]:
@@ -405,9 +414,3 @@ def _is_as_decided(task: Task, held: Occupation) -> bool:
         and (promise == held.guarantor or held.guarantor is None)
         and held.ends_ms < NEVER_MS
     )
-
-
-def _serial(request: Request) -> int:
-    """A task's age as one number that no other task has."""
-    major, minor = request.order
-    return (major << _ORDER_BITS | minor) << _TASK_BITS | request.task_id

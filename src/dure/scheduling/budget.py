@@ -73,8 +73,18 @@ class Budgets:
 
     def obstacle(self, request: Request) -> Reason | None:
         """Why the request can start nowhere now, whatever is free."""
+        return self.own_obstacle(request) or self.kinds_obstacle(request)
+
+    def own_obstacle(self, request: Request) -> Reason | None:
+        """An obstacle in the way of this very task."""
         if request.task_id in self._live:
             return explain.already_live(request)
+        if request.max_running is not None and self._running[request.job_id] >= request.max_running:
+            return explain.array_cap(request)
+        return None
+
+    def kinds_obstacle(self, request: Request) -> Reason | None:
+        """An obstacle in the way of all tasks like it."""
         allocation = self.allocation(request)
         if allocation is None:
             return explain.unknown_allocation(request)
@@ -82,8 +92,6 @@ class Budgets:
             return explain.beyond_window(request, allocation)
         if self.now_ms < allocation.starts_ms:
             return explain.before_window(allocation)
-        if request.max_running is not None and self._running[request.job_id] >= request.max_running:
-            return explain.array_cap(request)
         return None
 
     def carries(self, request: Request, quote: Quote) -> bool:

@@ -8,6 +8,7 @@ answer serves all that ask alike (`Quotes`).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from dure import ledger, metering, policy
 from dure.allocations import Allocation, BudgetUnit
@@ -30,20 +31,14 @@ class Quote:
     nodes: int
     slots: int
     factors: Factors | None
+    rate: int
+    """What a millisecond costs, on a scale on which the quotes of one request compare."""
     _holds: dict[int, int] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def gpus(self) -> int:
         """The GPUs it occupies: those it uses and those whose CPUs or memory it takes."""
         return self.nodes * self.slots
-
-    @property
-    def rate(self) -> int:
-        """What a millisecond costs, on a scale on which the quotes of one request compare."""
-        by = self.factors
-        if by is None:
-            return self.gpus
-        return self.gpus * by.weight_milli * by.tier_milli * by.operator_price_milli
 
     def hold_gpu_ms(self, occupied_ms: int) -> int:
         """The GPU time of so many milliseconds."""
@@ -69,14 +64,14 @@ class Bar:
     clause: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Eligible:
     """Every pool of the world, quoted or barred, each in id order."""
 
     quotes: tuple[Quote, ...]
     bars: tuple[Bar, ...]
 
-    @property
+    @cached_property
     def by_rule(self) -> tuple[str, ...]:
         """The pools that a rule forbids: worth a word even where another pool is chosen."""
         return explain.clauses(
@@ -207,11 +202,16 @@ def _priced(world: World, request: Request, allocation: Allocation, pool: Pool) 
             )
         except ValueError as no_price:
             return _bar(pool, explain.NO_PRICE, f"has no price: {no_price}")
+    slots = slots_per_node(request, pool)
+    rate = slots * request.resources.nodes
+    if priced_by is not None:
+        rate *= priced_by.weight_milli * priced_by.tier_milli * priced_by.operator_price_milli
     return Quote(
         pool=pool,
         nodes=request.resources.nodes,
-        slots=slots_per_node(request, pool),
+        slots=slots,
         factors=priced_by,
+        rate=rate,
     )
 
 
@@ -226,11 +226,12 @@ class Quotes:
     Good for as long as rules, tariff, pools and the waves in service stay as they are.
     """
 
-    __slots__ = ("_found", "_grown", "_now", "_world")
+    __slots__ = ("_barred", "_found", "_grown", "_now", "_world")
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._found: dict[tuple[object, ...], Eligible] = {}
+        self._barred: dict[tuple[object, ...], Reason] = {}
         self._now = [most_nodes(state, world.now_ms, world.now_ms) for state in world.pools]
         self._grown = [most_nodes(state, world.now_ms, INSTANT_MS_MAX) for state in world.pools]
 
@@ -253,4 +254,13 @@ class Quotes:
         found = self._found.get(key)
         if found is None:
             found = self._found[key] = eligible(self._world, request, allocation)
+        return found
+
+    def nowhere(self, request: Request, allocation: Allocation) -> Reason:
+        """Why no pool may run it on its very allocation."""
+        key = (allocation.id, request.resources, request.data_class, request.tier)
+        found = self._barred.get(key)
+        if found is None:
+            barred = eligible(self._world, request, allocation).barred
+            found = self._barred[key] = explain.nowhere(request, barred)
         return found

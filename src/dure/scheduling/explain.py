@@ -153,16 +153,16 @@ def ahead_of(job_id: int, *, until_ms: int | None) -> str:
     return f"ends before j-{job_id} needs the nodes kept for it, at {instant(until_ms)}"
 
 
-def blocked(
-    request: Request,
-    outlooks: Sequence[Outlook],
-    reserved: str | None,
-    besides: Sequence[str],
-    turn: str | None = None,
-) -> Reason:
-    """It waits for nodes. `reserved` is the pool that keeps nodes for it, `besides` are clauses
-    that go last; `turn` is the code of what decides that others come first, where something does.
-    """
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a blocked request stands towards all its pools: a code, and a clause for each of some."""
+
+    code: str
+    parts: tuple[str, ...]
+
+
+def standing(request: Request, outlooks: Sequence[Outlook], reserved: str | None) -> Standing:
+    """How it stands; `reserved` is the pool that keeps nodes for it."""
     nodes = request.resources.nodes
     if reserved is not None:
         code = HOLDS_RESERVATION
@@ -170,8 +170,6 @@ def blocked(
         code = CLUSTER_SILENT
     elif all(outlook.up < nodes for outlook in outlooks):
         code = NODES_DOWN
-    elif turn is not None:
-        code = turn
     elif any(outlook.free + outlook.kept_free >= nodes for outlook in outlooks):
         code = BEHIND_RESERVATION
     else:
@@ -179,9 +177,19 @@ def blocked(
     parts = [_outlook(outlook, nodes, reserved) for outlook in outlooks[:_LISTED_MAX]]
     if (more := len(outlooks) - _LISTED_MAX) > 0:
         parts.append(f"{count(more, 'more pool')} without room")
-    where = "" if nodes == 1 else " in one pool"
-    sentence = f"Waits for {shape(request.resources)}{where}; {'; '.join([*parts, *besides])}."
-    return Reason(code, sentence)
+    return Standing(code, tuple(parts))
+
+
+def blocked(request: Request, stands: Standing, besides: Sequence[str], turn: str | None) -> Reason:
+    """It waits for nodes. `besides` are clauses that go last; `turn` is the code of what decides
+    that others come first, where something does.
+    """
+    code = stands.code
+    if turn is not None and code in {BEHIND_RESERVATION, WAITING_FOR_NODES}:
+        code = turn
+    where = "" if request.resources.nodes == 1 else " in one pool"
+    parts = "; ".join([*stands.parts, *besides])
+    return Reason(code, f"Waits for {shape(request.resources)}{where}; {parts}.")
 
 
 def beyond_guarantee(share: str, gpus: int, used: int) -> str:

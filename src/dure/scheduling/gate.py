@@ -60,13 +60,16 @@ class BudgetGate:
         """Whether it can start nowhere now, whatever is free."""
         if self.budgets.obstacle(task.source) is not None:
             return True
-        if task.serial in self._reserved:
+        kind: Kind = task.line.source
+        if not kind.apart or task.serial in self._reserved:
             return False
         carries = self.budgets.carries
-        return not any(carries(task.source, quote) for quote in task.line.source.quotes.values())
+        return not any(carries(task.source, quote) for quote in kind.quotes.values())
 
     def admits(self, task: Task, offer: Offer) -> bool:
         """Whether its allocation and its shares carry this offer now."""
+        if not task.line.source.apart:
+            return True
         reserved = self._reserved.get(task.serial)
         if reserved is None:
             return self.budgets.carries(task.source, quote_of(task, offer))

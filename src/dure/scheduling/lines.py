@@ -62,6 +62,10 @@ class Kind:
     borrows: bool
     hold_most: int
     look: int
+    apart: bool = False
+    """Whether something of its own, a scarce balance say, may bar one pool and not the next. Where
+    not, its allocation carries all that wait for it.
+    """
 
 
 class Lines:
@@ -74,17 +78,19 @@ class Lines:
         "_kinds",
         "_lanes",
         "_looks",
-        "_quotes",
         "_shares",
+        "_wants",
+        "quotes",
     )
 
     def __init__(self, world: World, lanes: Mapping[str, Lane]) -> None:
         self._lanes = lanes
         self._shares = world.shares
-        self._quotes = Quotes(world)
+        self.quotes = Quotes(world)
         self._kinds: dict[Alike, Kind] = {}
         self._by_alike: dict[tuple[Alike, bool], Line] = {}
         self._demands: dict[tuple[object, ...], Demand] = {}
+        self._wants: dict[int, tuple[tuple[int, int, int], ...]] = {}
         self._looks: dict[tuple[object, ...], int] = {}
         self._covering: dict[str, Covering] = {"": {}}
         for lane in lanes.values():
@@ -106,12 +112,11 @@ class Lines:
         return kind
 
     def line(self, kind: Kind, *, apart: bool) -> Line:
-        """The line of a kind that some pool may run; `apart` from all other kinds where something
-        of its own, a scarce balance say, may bar one pool and not the next.
-        """
+        """The line of a kind that some pool may run; `apart` from all other kinds or not."""
         line = self._by_alike.get((kind.alike, apart))
         if line is None:
-            demand = self._demand(kind, apart=apart)
+            kind = replace(kind, apart=apart)
+            demand = self._demand(kind)
             gpus = min(quote.gpus for quote in kind.quotes.values())
             line = Line(demand, self.known(kind.alike.share), gpus, kind)
             demand.lines.append(line)
@@ -122,8 +127,8 @@ class Lines:
         """A line of its own, for a task of that kind that asks in one pool only."""
         quotes = {pool_id: kind.quotes[pool_id]}
         found = replace(kind.found, quotes=tuple(quotes.values()))
-        mine = replace(kind, quotes=quotes, found=found)
-        demand = self._demand(mine, apart=True)
+        mine = replace(kind, quotes=quotes, found=found, apart=True)
+        demand = self._demand(mine)
         line = Line(demand, self.known(kind.alike.share), quotes[pool_id].gpus, mine)
         demand.lines.append(line)
         return line
@@ -153,12 +158,11 @@ class Lines:
                 parents.append(child.id)
 
     def _kind(self, alike: Alike, request: Request, allocation: Allocation) -> Kind:
-        found = self._quotes.of(request, allocation)
+        found = self.quotes.of(request, allocation)
         share = self.known(alike.share)
         holders = path(self._shares, share) if share else ()
         may = all(self._shares.by_id[holder].may_borrow for holder in holders)
-        pools = tuple((quote.pool.id, quote.slots) for quote in found.quotes)
-        look = (alike.resources, alike.occupied_ms, pools, found.by_rule)
+        look = (alike.resources, alike.occupied_ms, self._wanted(found), found.by_rule)
         dearest = max(found.quotes, key=lambda quote: quote.rate, default=None)
         return Kind(
             alike=alike,
@@ -170,13 +174,8 @@ class Lines:
             look=self._looks.setdefault(look, len(self._looks)),
         )
 
-    def _demand(self, kind: Kind, *, apart: bool) -> Demand:
-        rates = {quote.rate for quote in kind.found.quotes}
-        rank = {rate: place for place, rate in enumerate(sorted(rates))}
-        wants = tuple(
-            (self._lanes[quote.pool.id].index, quote.slots, rank[quote.rate])
-            for quote in kind.found.quotes
-        )
+    def _demand(self, kind: Kind) -> Demand:
+        wants = self._wanted(kind.found)
         nodes = kind.alike.resources.nodes
         key = (
             nodes,
@@ -184,15 +183,26 @@ class Lines:
             id(kind.covering),
             kind.borrows,
             kind.alike.occupied_ms,
-            kind.alike if apart else None,
+            kind.alike if kind.apart else None,
         )
         demand = self._demands.get(key)
         if demand is None:
             offers = []
-            for quote in kind.found.quotes:
+            for quote, (index, slots, place) in zip(kind.found.quotes, wants, strict=True):
                 lane = self._lanes[quote.pool.id]
-                promises = kind.covering.get(lane.index, ())
-                offers.append(Offer(lane, nodes, quote.slots, rank[quote.rate], promises))
+                offers.append(Offer(lane, nodes, slots, place, kind.covering.get(index, ())))
             demand = self._demands[key] = Demand(len(self._demands), nodes, tuple(offers))
             demand.borrows = kind.borrows
         return demand
+
+    def _wanted(self, found: Eligible) -> tuple[tuple[int, int, int], ...]:
+        """The lanes that may run it, the slots of each node and the lane's place by price."""
+        wants = self._wants.get(id(found))
+        if wants is None:
+            rates = {quote.rate for quote in found.quotes}
+            rank = {rate: place for place, rate in enumerate(sorted(rates))}
+            wants = self._wants[id(found)] = tuple(
+                (self._lanes[quote.pool.id].index, quote.slots, rank[quote.rate])
+                for quote in found.quotes
+            )
+        return wants

@@ -9,9 +9,8 @@ from __future__ import annotations
 from dure.errors import Reason
 from dure.scheduling import explain
 from dure.scheduling.board import Board
-from dure.scheduling.eligible import eligible
-from dure.scheduling.explain import Outlook
-from dure.scheduling.lane import Keep, Lane
+from dure.scheduling.explain import Outlook, Standing
+from dure.scheduling.lane import Lane
 from dure.scheduling.lines import Kind
 from dure.scheduling.shadow import shadow
 from dure.scheduling.waiting import Demand, Line, Offer, Task, Turn
@@ -37,51 +36,51 @@ class Reasons:
         self._turns: dict[int, tuple[Turn, str] | None] = {}
         self._by_line: dict[Line, Reason] = {}
         self._by_look: dict[tuple[object, ...], Reason] = {}
-        self._barred: dict[tuple[object, ...], Reason] = {}
+        self._leaving: dict[int, list[Task]] = {}
+        for task in board.running.values():
+            if task.notice_ms is not None and task.lane is not None:
+                self._leaving.setdefault(task.lane.index, []).append(task)
+        self._standings: dict[tuple[int, Lane | None], Standing] = {}
         self._outlooks: dict[tuple[object, ...], Outlook] = {}
 
     def outside(self, request: Request) -> Reason:
         """Of a request that is in no line: nobody pays for it, or no pool may run it."""
         if obstacle := self._budgets.obstacle(request):
             return obstacle
-        key = (request.allocation, request.resources, request.data_class, request.tier)
-        if key not in self._barred:
-            allocation = self._budgets.allocation(request)
-            assert allocation is not None
-            barred = eligible(self._board.world, request, allocation).barred
-            self._barred[key] = explain.nowhere(request, barred)
-        return self._barred[key]
+        allocation = self._budgets.allocation(request)
+        assert allocation is not None
+        return self._board.lines.quotes.nowhere(request, allocation)
 
     def of(self, task: Task) -> Reason:
         """Of a task in line."""
-        request: Request = task.source
         if task.keep is not None:
             return self._owed(task)
-        if obstacle := self._budgets.obstacle(request):
+        if obstacle := self._budgets.own_obstacle(task.source):
             return obstacle
-        kind: Kind = task.line.source
         keep = task.line.demand.keep
         if keep is not None and keep.task is task:
             return self._blocked(task, keep.lane)
         reason = self._by_line.get(task.line)
         if reason is None:
-            short = self._budgets.short_everywhere(request, kind.found.quotes)
-            reason = self._by_line[task.line] = short or self._blocked(task, None)
+            reason = self._by_line[task.line] = self._of_line(task)
         return reason
+
+    def _of_line(self, task: Task) -> Reason:
+        """Of any task of a line but the one that nodes are kept for."""
+        if obstacle := self._budgets.kinds_obstacle(task.source):
+            return obstacle
+        kind: Kind = task.line.source
+        if kind.apart and (short := self._budgets.short_everywhere(task.source, kind.found.quotes)):
+            return short
+        return self._blocked(task, None)
 
     def _owed(self, task: Task) -> Reason:
         keep = task.keep
         assert keep is not None
-        leaving = self._leaving(keep)
+        lane = keep.lane
+        leaving = [t for t in self._leaving.get(lane.index, ()) if t.nodes & keep.nodes]
         out_ms = max((vacates_ms(one, self._board.world) for one in leaving), default=keep.until_ms)
-        return explain.waiting_for_recall(task.source, keep.lane.pool_id, len(leaving), out_ms)
-
-    def _leaving(self, keep: Keep) -> list[Task]:
-        return [
-            task
-            for task in self._board.running.values()
-            if task.notice_ms is not None and task.lane is keep.lane and task.nodes & keep.nodes
-        ]
+        return explain.waiting_for_recall(task.source, lane.pool_id, len(leaving), out_ms)
 
     def _blocked(self, task: Task, reserved: Lane | None) -> Reason:
         kind: Kind = task.line.source
@@ -93,24 +92,29 @@ class Reasons:
         return reason
 
     def _look(self, task: Task, reserved: Lane | None, *, others_turn: bool) -> Reason:
-        line = task.line
-        kind: Kind = line.source
-        ends_ms = self._now_ms + task.bound_ms
-        outlooks = [
-            self._outlook(line.demand.count, offer, ends_ms, own=reserved is offer.lane)
-            for offer in line.demand.offers
-        ]
+        kind: Kind = task.line.source
         besides = list(kind.found.by_rule)
         turn = None
-        if beyond := _beyond(line.demand):
+        if beyond := _beyond(task.line.demand):
             turn = explain.BEYOND_GUARANTEE
             besides.append(beyond)
         if others_turn:
             turn = explain.FAIR_SHARE
             besides.append(explain.OTHERS_TURN)
-        return explain.blocked(
-            task.source, outlooks, reserved.pool_id if reserved else None, besides, turn
-        )
+        return explain.blocked(task.source, self._standing(task, reserved), besides, turn)
+
+    def _standing(self, task: Task, reserved: Lane | None) -> Standing:
+        kind: Kind = task.line.source
+        key = (kind.look, reserved)
+        if key not in self._standings:
+            demand, ends_ms = task.line.demand, self._now_ms + task.bound_ms
+            outlooks = [
+                self._outlook(demand.count, offer, ends_ms, own=reserved is offer.lane)
+                for offer in demand.offers
+            ]
+            pool_id = None if reserved is None else reserved.pool_id
+            self._standings[key] = explain.standing(task.source, outlooks, pool_id)
+        return self._standings[key]
 
     def _is_others_turn(self, line: Line) -> bool:
         """Whether the same is wanted for a share that has used less of what it is due."""

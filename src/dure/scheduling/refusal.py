@@ -40,7 +40,7 @@ def refused(world: World, request: Request, possible: Eligible) -> Reason | None
         return unknown.reason
     if no_such := _no_such_nodes(request, [state.pool for state in world.pools]):
         return no_such
-    obstacle = budgets.obstacle(request)
+    obstacle = budgets.kinds_obstacle(request)
     if obstacle and obstacle.code == explain.WALLTIME_BEYOND_WINDOW:
         return obstacle
     if not possible.quotes:

@@ -55,10 +55,7 @@ class Trial:
         """When the request could start in each of these pools, which may run it. It asks in all of
         them at a time, and takes nothing where it may start.
         """
-        asked = {
-            self._board.probe(request, pool_id, number).serial: pool_id
-            for number, pool_id in enumerate(pools)
-        }
+        asked = {self._board.probe(request, pool_id).serial: pool_id for pool_id in pools}
         found = self._run(asked)
         return {asked[serial]: at_ms for serial, at_ms in found.items()}
 

@@ -88,6 +88,7 @@ class Occupation:
     recalls: int = 0
     grace_s: int = 0
     """How long it may take to leave once it has notice."""
+    tier: Tier = Tier.STANDARD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
