@@ -87,5 +87,5 @@ def test_it_is_read_back_from_a_file_strictly(busy):
     with pytest.raises(RefusedError, match="name each node once"):
         codec.decode(Snapshot, torn, what="snapshot")
     moved = text.replace(b'"pool":"nhn-b200","nodes":[', b'"pool":"elsewhere","nodes":[', 1)
-    with pytest.raises(RefusedError, match="names pool .elsewhere."):
+    with pytest.raises(RefusedError, match=r"names pool .elsewhere."):
         codec.decode(Snapshot, moved, what="snapshot")

@@ -351,6 +351,7 @@ class Scheduler:
             victim.notice_ms = now_ms
             victim.recalls += 1
             victim.spared = int(victim.recalls >= self.tuning.recalls_max)
+            lane.note(victim)
             self.recalls.append((victim, task))
         return True
 
