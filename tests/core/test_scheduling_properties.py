@@ -223,7 +223,7 @@ def figures(board):
     return lanes, free, sorted(board.waiting), sorted(board.outside)
 
 
-@settings(EXAMPLES, max_examples=40)
+@settings(EXAMPLES, max_examples=15)
 @given(shared_worlds(), st.integers(0, 1_000_000))
 def test_a_board_that_is_kept_up_holds_what_a_new_one_would(given_, seed):
     random = Random(seed)
