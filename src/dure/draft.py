@@ -60,6 +60,7 @@ class Draft:
     nodes: int | None = None
     gpus_per_node: int | None = None
     gpu_models: tuple[str, ...] | None = None
+    pools: tuple[str, ...] | None = None
     cpus_per_node: int | None = None
     memory_gib_per_node: int | None = None
     walltime_s: int | None = None
@@ -129,6 +130,7 @@ class Draft:
                 nodes=self.nodes,
                 gpus_per_node=self.gpus_per_node,
                 gpu_models=self.gpu_models,
+                pools=self.pools,
                 cpus_per_node=self.cpus_per_node,
                 memory_gib_per_node=self.memory_gib_per_node,
             )

@@ -194,6 +194,7 @@ _Table = dict[str, "tuple[str, _Reader] | _Table"]
 _TASK: Final[_Table] = {
     "name": ("name", _text),
     "num_nodes": ("nodes", _whole),
+    "pools": ("pools", _texts),
     "resources": {
         "accelerators": ("accelerators", _accelerators),
         "cpus": ("cpus_per_node", _as(draft.cpus_from_text)),

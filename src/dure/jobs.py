@@ -71,6 +71,13 @@ def _check_range(field: str, value: int, low: int, high: int) -> None:
         raise ValueError(f"{field} is {value:,}; it must be from {low:,} to {high:,}")
 
 
+def _check_slugs(field: str, values: tuple[str, ...]) -> None:
+    for value in values:
+        check_slug(field, value)
+    if len(set(values)) != len(values):
+        raise ValueError(f"{field} {shown(values)} names one twice")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
     """What every node of the job needs. All nodes are alike and start together."""
@@ -79,16 +86,16 @@ class Resources:
     gpus_per_node: int = 1
     gpu_models: tuple[str, ...] = ()
     """Acceptable GPU models, `h200` or `b200` say; none named means any."""
+    pools: tuple[str, ...] = ()
+    """Pools that it is pinned to; none named means any."""
     cpus_per_node: int | None = None
     memory_gib_per_node: int | None = None
 
     def __post_init__(self) -> None:
         _check_range("nodes", self.nodes, 1, NODES_MAX)
         _check_range("gpus_per_node", self.gpus_per_node, 1, GPUS_PER_NODE_MAX)
-        for model in self.gpu_models:
-            check_slug("gpu_models", model)
-        if len(set(self.gpu_models)) != len(self.gpu_models):
-            raise ValueError(f"gpu_models {shown(self.gpu_models)} names a model twice")
+        _check_slugs("gpu_models", self.gpu_models)
+        _check_slugs("pools", self.pools)
         if self.cpus_per_node is not None:
             _check_range("cpus_per_node", self.cpus_per_node, 1, CPUS_PER_NODE_MAX)
         if self.memory_gib_per_node is not None:

@@ -52,6 +52,7 @@ def test_flags_make_a_job(dure, accepting):
         "nodes": 2,
         "gpus_per_node": 8,
         "gpu_models": ["h200", "rtx-pro-6000"],
+        "pools": [],
         "cpus_per_node": None,
         "memory_gib_per_node": 256,
     }

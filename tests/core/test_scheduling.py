@@ -158,6 +158,11 @@ def test_it_waits_and_says_why(given, code, sentence):
 
 
 ALLOWED = {
+    "a pin to others": (
+        request(pools=["sk-h200", "kakao-b200"]),
+        hours(),
+        "is not sk-h200 or kakao-b200, where the job is pinned",
+    ),
     "another GPU model": (request(models=["h200"]), hours(), "has B200, not H200"),
     "two other GPU models": (
         request(models=["h200", "gb300"]),
@@ -287,6 +292,12 @@ def test_the_pool_is_chosen_by_cost_then_fit_then_name(pools, occupations, chose
     assert where(plan)[1][0] == chosen
     assert because in why(plan, 1).sentence
     assert why(plan, 1).code == explain.PLACED
+
+
+def test_a_job_pinned_to_a_pool_starts_there_though_another_is_cheaper():
+    pools = [pool("nhn-b200"), pool("nhn-h100")]
+    plan = decided(world(request(pools=["nhn-b200"]), pools=pools))
+    assert where(plan)[1][0] == "nhn-b200"
 
 
 def test_a_placement_names_the_pools_that_a_rule_excluded():

@@ -113,7 +113,9 @@ def capacity(id_="cap", *, gpus=16, gpu_model="b200", days=30, **fields):
     return AllocationState(allocation=allocation, available=allocation.limit, held=0)
 
 
-def request(task_id=1, *, nodes=1, gpus=1, models=(), cpus=None, memory=None, **fields):
+def request(
+    task_id=1, *, nodes=1, gpus=1, models=(), pools=(), cpus=None, memory=None, **fields
+):
     """A task that asks for an hour, its age given by its id; each is a job of its own."""
     values = {
         "job_id": task_id,
@@ -133,6 +135,7 @@ def request(task_id=1, *, nodes=1, gpus=1, models=(), cpus=None, memory=None, **
             nodes=nodes,
             gpus_per_node=gpus,
             gpu_models=tuple(models),
+            pools=tuple(pools),
             cpus_per_node=cpus,
             memory_gib_per_node=memory,
         ),
@@ -184,6 +187,7 @@ def requests_(draw, task_id):
         nodes=draw(st.sampled_from([1, 1, 2, 3, 4])),
         gpus=draw(st.sampled_from([1, 1, 2, 4, 8, 8, 8])),
         models=draw(st.sampled_from([(), (), (), ("b200",), ("h200", "b200")])),
+        pools=draw(st.sampled_from([(), (), (), ("nhn-b200",), ("kakao-b200", "sk-h200")])),
         cpus=draw(st.sampled_from([None, None, 1, 17, 64])),
         memory=draw(st.sampled_from([None, None, 100, 1_024])),
         job_id=job_id,

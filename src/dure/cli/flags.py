@@ -72,6 +72,9 @@ class Flags:
     gpu_model: Annotated[
         list[str] | None, _option("--gpu-model", "A model that will do, h200 say; repeatable.")
     ] = None
+    pool: Annotated[
+        list[str] | None, _option("--pool", "Only in this pool, as dure pools has it; repeatable.")
+    ] = None
     cpus: Annotated[str | None, _option("--cpus", "CPUs on each node, at least.")] = None
     memory: Annotated[str | None, _option("--memory", "GiB on each node, at least.")] = None
     time: Annotated[
@@ -215,6 +218,7 @@ def _draft(flags: Flags, command: tuple[str, ...] | None, shell: Shell) -> Draft
             nodes=flags.nodes,
             gpus_per_node=flags.gpus,
             gpu_models=_tuple(flags.gpu_model, draft.gpu_model_from_text),
+            pools=_tuple(flags.pool, str),
             cpus_per_node=_read(draft.cpus_from_text, flags.cpus),
             memory_gib_per_node=_read(draft.memory_gib_from_text, flags.memory),
             walltime_s=_read(walltime_s_from_text, flags.time),

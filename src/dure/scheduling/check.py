@@ -104,6 +104,9 @@ class _Checker:
                 yield Violation("rule", f"{what}: a rule forbids it")
         except RefusedError as unknown:
             yield Violation("rule", f"{what}: {unknown.reason.sentence}")
+        pins = request.resources.pools
+        if pins and state.pool.id not in pins:
+            yield Violation("pool", f"{what}: is not one of {pins}")
         models = request.resources.gpu_models
         if models and state.pool.gpu_model not in models:
             yield Violation("gpu-model", f"{what}: has {state.pool.gpu_model}, not {models}")

@@ -127,6 +127,7 @@ def _consider(
     pool = state.pool
     barred = (
         _barred_by_rule(world, request, pool)
+        or _barred_by_pin(request, pool)
         or _barred_by_model(request, pool)
         or _barred_by_allocation(allocation, pool)
         or _barred_by_node(request, pool)
@@ -154,6 +155,13 @@ def _barred_by_rule(world: World, request: Request, pool: Pool) -> Bar | None:
         return None
     exclusion = Exclusion(pool_id=pool.id, operator_id=pool.operator_id, reason=verdict.reason)
     return Bar(exclusion, f"excluded by rule '{verdict.rule_id}'")
+
+
+def _barred_by_pin(request: Request, pool: Pool) -> Bar | None:
+    pins = request.resources.pools
+    if not pins or pool.id in pins:
+        return None
+    return _bar(pool, explain.OTHER_POOL, f"is not {' or '.join(pins)}, where the job is pinned")
 
 
 def _barred_by_model(request: Request, pool: Pool) -> Bar | None:

@@ -42,6 +42,7 @@ ARRAY_CAP: Final = "array-cap"
 ALREADY_LIVE: Final = "already-live"
 
 # A pool cannot run it.
+OTHER_POOL: Final = "other-pool"
 OTHER_GPU_MODEL: Final = "other-gpu-model"
 OUTSIDE_ALLOCATION: Final = "outside-allocation"
 NODE_TOO_SMALL: Final = "node-too-small"

@@ -64,7 +64,7 @@ class _AllTerms:
         """The place of a task's terms."""
         spec: JobSpec = task.spec
         allocation = self.allocations[task.allocation]
-        models = spec.resources.gpu_models
+        models, pins = spec.resources.gpu_models, spec.resources.pools
         if not models and allocation.gpu_model is not None:
             models = (allocation.gpu_model,)
         like = (spec.project, task.submitter, spec.name)
@@ -75,7 +75,7 @@ class _AllTerms:
             nodes=spec.resources.nodes,
             gpus_per_node=gpus_per_node,
             gpu_models=models,
-            pool=allocation.pool,
+            pool=allocation.pool or (pins[0] if len(pins) == 1 else None),
             data_class=spec.data_class,
             tier=spec.tier,
             priority=spec.priority,
