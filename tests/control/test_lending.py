@@ -13,7 +13,6 @@ from sqlalchemy.exc import IntegrityError
 from dure.agent.wire import FileEntry, Manifest, Order, Wish
 from dure.allocations import Organisation, OrganisationKind, Project
 from dure.client import Client
-from dure.control import cycle
 from dure.control.memory import Memory
 from dure.control.snapshot import snapshot
 from dure.engines import EngineEnd
@@ -22,7 +21,7 @@ from dure.jobs import Checkpoint, Resources
 from dure.lending import Lent
 from dure.life import EndCause, State
 from dure.people import Role, RoleGrant
-from dure.scheduling import schedule
+from dure.scheduling import Planner
 from dure.scheduling.world import Plan, World
 from nation import NOON, Nation, Site, spec, submit
 
@@ -54,16 +53,18 @@ def fab(nation: Nation) -> Client:
     return nation.member("fab", "fab-member")
 
 
-def meanwhile(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
+class Interrupted(Planner):
     """Something happens between a plan that calls somebody back and its commit."""
 
-    def plan(world: World) -> Plan:
-        made = schedule(world)
-        if made.recalls:
-            happens()
-        return made
+    def __init__(self, happens: Callable[[], None]) -> None:
+        super().__init__()
+        self._happens = happens
 
-    monkeypatch.setattr(cycle, "schedule", plan)
+    def plan(self, world: World) -> Plan:
+        made = super().plan(world)
+        if made.recalls:
+            self._happens()
+        return made
 
 
 def bring(site: Site, order: Order, content: bytes) -> str:
@@ -137,16 +138,14 @@ def world_of(nation: Nation) -> World:
 
 
 @pytest.mark.parametrize("gone", ["borrower", "beneficiary"])
-def test_a_stale_recall_is_dropped(
-    nation: Nation, samsung: Site, fab: Client, monkeypatch: pytest.MonkeyPatch, gone: str
-):
+def test_a_stale_recall_is_dropped(nation: Nation, samsung: Site, fab: Client, gone: str):
     lab = nation.lab()
     (job,) = submit(lab, spec(**BORROWER))
     samsung.start_all()
     nation.pass_s(RIPE_S)
     (own,) = submit(fab, spec(**OWNER))
     cancel = partial(lab.cancel, job) if gone == "borrower" else partial(fab.cancel, own)
-    meanwhile(monkeypatch, cancel)
+    nation.control = replace(nation.control, planner=Interrupted(cancel))
     samsung.sync()
     report = nation.tick()
     assert (report.recalled, report.dropped) == (0, 1)

@@ -6,8 +6,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dure.scheduling import Board, explain, forecast, refusal, replan, schedule
-from dure.scheduling.answer import answer
+from dure.scheduling import Board, Planner, explain, forecast, refusal, schedule
 from dure.scheduling.check import violations
 from dure.scheduling.lane import ordinals
 from dure.scheduling.world import Occupation
@@ -226,19 +225,19 @@ def figures(board):
 @settings(EXAMPLES, max_examples=15)
 @given(shared_worlds(), st.integers(0, 1_000_000))
 def test_a_board_that_is_kept_up_holds_what_a_new_one_would(given_, seed):
-    random = Random(seed)
-    board, plan = replan(None, given_)
+    random, planner = Random(seed), Planner()
+    plan = planner.plan(given_)
     for serial in range(500, 504):
         given_ = after(given_, plan, random, serial)
-        board, plan = replan(board, given_)
+        plan = planner.plan(given_)
         assert violations(given_, plan) == ()
-        anew = Board(given_)
+        anew, again = Board(given_), Board(given_)
         anew.decide()
-        again = Board(given_)
+        board = planner.board
+        assert board is not None
         assert board.serves(given_)
         board.update(given_)  # what was just decided is dropped again
         assert figures(board) == figures(again)
-        board.decide()
-        plan = answer(board)
+        plan = planner.plan(given_)
         assert violations(given_, plan) == ()
         assert bool(anew.scheduler.starts) == bool(plan.placements)

@@ -25,7 +25,7 @@ from dure.errors import Reason
 from dure.faults import crash_point
 from dure.life import Event, State
 from dure.scenario import Scenario
-from dure.scheduling import schedule
+from dure.scheduling import Planner
 from dure.scheduling.check import violations
 from dure.scheduling.check_sharing import Violation
 from dure.scheduling.world import Plan
@@ -49,6 +49,7 @@ class Control:
     up_since_ms: int
     new_attempt_id: Callable[[], str]
     memory: Memory = field(default_factory=Memory)
+    planner: Planner = field(default_factory=Planner)
 
 
 def begin_anew(control: Control, now_ms: int) -> Control:
@@ -120,9 +121,10 @@ def tick(control: Control, scenario: Scenario, now_ms: int) -> Report:
     # 3 order and 4 place: state in, decisions with reasons out
     with database.read() as connection:
         world = snapshot(connection, moment)
-    plan = schedule(world)
+    plan = control.planner.plan(world)
     if found := violations(world, plan):  # a plan with a fault in it is not carried out at all
         plan = Plan()
+        control.planner.forget()
     crash_point("cycle.planned", when=bool(plan.placements))
     # 5 commit: compare and set; what has gone stale is dropped
     placed = recalled = 0

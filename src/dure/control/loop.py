@@ -70,6 +70,7 @@ class ControlLoop(threading.Thread):
             self._after(report, time.monotonic() - began_s)
         except Exception:  # noqa: BLE001  outlives any one cycle; the next does what was left
             _LOG.exception("cycle-failed")
+            self._control.planner.forget()
             self._after(None, time.monotonic() - began_s)
             return False
         for violation in report.violations:

@@ -2,7 +2,8 @@
 
 `schedule` is the one decision of the control cycle (its steps 3 and 4), `forecast` the same
 decision asked about a job that is not submitted, `refusal` what submission says no with. All are
-pure: equal worlds give equal answers, in whatever order their parts are listed.
+pure: equal worlds give equal answers, in whatever order their parts are listed. Whoever decides
+about one world after another keeps a `Planner`.
 
 What decides is the `scheduler`: events in, decisions out. A rehearsal tells it events; here a world
 is told to it, and what it decided is put into words. Top-down:
@@ -32,10 +33,11 @@ from __future__ import annotations
 from dure.scheduling.answer import answer
 from dure.scheduling.board import Board
 from dure.scheduling.forecast import forecast, foreseen_starts
+from dure.scheduling.planner import Planner
 from dure.scheduling.refusal import refusal
 from dure.scheduling.world import Plan, World
 
-__all__ = ["Board", "forecast", "foreseen_starts", "refusal", "replan", "schedule"]
+__all__ = ["Board", "Planner", "forecast", "foreseen_starts", "refusal", "schedule"]
 
 
 def schedule(world: World) -> Plan:
@@ -43,13 +45,3 @@ def schedule(world: World) -> Plan:
     board = Board(world)
     board.decide()
     return answer(board)
-
-
-def replan(board: Board | None, world: World) -> tuple[Board, Plan]:
-    """`schedule`, with the board of the cycle before, so that it costs what has changed since."""
-    if board is None or not board.serves(world):
-        board = Board(world)
-    else:
-        board.update(world)
-    board.decide()
-    return board, answer(board)
