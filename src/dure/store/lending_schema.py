@@ -16,13 +16,14 @@ from sqlalchemy import (
     Connection,
     ForeignKey,
     Index,
-    Integer,
     String,
     Table,
     event,
 )
 
-from dure.store.metadata import metadata
+from dure.store import guards
+from dure.store.guards import Guard, only_added
+from dure.store.metadata import Int64, metadata
 
 lending: Final = Table(
     "lending",
@@ -31,7 +32,7 @@ lending: Final = Table(
     Column("lender", String, primary_key=True),
     Column("borrower", String, nullable=False),
     Column("pool", String, nullable=False),
-    Column("gpus", Integer, nullable=False),
+    Column("gpus", Int64, nullable=False),
     Column("from_ms", BigInteger, nullable=False),
     Column("to_ms", BigInteger, nullable=False),
     Column("gpu_ms", BigInteger, nullable=False),
@@ -42,31 +43,24 @@ lending: Final = Table(
 )
 Index("ix_lending_at", lending.c.at_ms)
 
+_IS_THERE: Final = """
+        EXISTS (SELECT 1 FROM lending WHERE attempt = NEW.attempt AND lender = NEW.lender)"""
+
 LENDING_GUARDS: Final = (
-    # INSERT OR REPLACE deletes without firing delete triggers
-    """
-    CREATE TRIGGER IF NOT EXISTS lending_no_replace BEFORE INSERT ON lending BEGIN
-        SELECT RAISE(ABORT, 'lending: the record is only added to')
-        WHERE EXISTS (SELECT 1 FROM lending
-                      WHERE attempt = NEW.attempt AND lender = NEW.lender);
-    END
-    """,
-    *(
-        f"""
-    CREATE TRIGGER IF NOT EXISTS lending_no_{verb.lower()} BEFORE {verb} ON lending BEGIN
-        SELECT RAISE(ABORT, 'lending: the record is only added to');
-    END
-    """
-        for verb in ("UPDATE", "DELETE")
+    # SQLite's INSERT OR REPLACE deletes without firing delete triggers
+    Guard(
+        "lending_no_replace",
+        "lending",
+        "BEFORE INSERT",
+        {"lending: the record is only added to": _IS_THERE},
     ),
+    *only_added("lending", "lending: the record is only added to"),
 )
-"""The triggers, one statement each; `CREATE ... IF NOT EXISTS`, so that creating them repeats."""
 
 
 def create_lending_guards(connection: Connection) -> None:
     """Create the triggers; a table made by `metadata.create_all` has them already."""
-    for guard in LENDING_GUARDS:
-        connection.exec_driver_sql(guard)
+    guards.create(connection, LENDING_GUARDS)
 
 
 @event.listens_for(lending, "after_create")

@@ -1,10 +1,10 @@
-"""The one collection of tables, with names for every constraint."""
+"""The one collection of tables, with names for every constraint, and its integers."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import MetaData
+from sqlalchemy import BigInteger, Integer, MetaData
 
 metadata: Final = MetaData(
     naming_convention={
@@ -15,3 +15,6 @@ metadata: Final = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+
+Int64: Final = BigInteger().with_variant(Integer, "sqlite")
+"""64 bits on every database. SQLite numbers rows by itself only in a column named INTEGER."""

@@ -17,7 +17,6 @@ from sqlalchemy import (
     Connection,
     ForeignKey,
     Index,
-    Integer,
     LargeBinary,
     String,
     Table,
@@ -26,7 +25,9 @@ from sqlalchemy import (
 )
 
 from dure.life import State
-from dure.store.metadata import metadata
+from dure.store import guards
+from dure.store.guards import Guard, only_added
+from dure.store.metadata import Int64, metadata
 
 
 def _one_of(column: str, values: type[State]) -> str:
@@ -92,10 +93,10 @@ allocations = Table(
     Column("starts_ms", BigInteger, nullable=False),
     Column("ends_ms", BigInteger, nullable=False),
     Column("credit_ucredit", BigInteger),
-    Column("gpus", Integer),
+    Column("gpus", Int64),
     Column("gpu_model", String),
     Column("pool", String),
-    Column("subsidy_milli", Integer, nullable=False),
+    Column("subsidy_milli", Int64, nullable=False),
 )
 
 # ---- where ---------------------------------------------------------------------------------------
@@ -103,7 +104,7 @@ allocations = Table(
 scenarios = Table(
     "scenarios",
     metadata,
-    Column("version", Integer, primary_key=True),
+    Column("version", Int64, primary_key=True),
     Column("loaded_ms", BigInteger, nullable=False),
     Column("document", String, nullable=False),
 )
@@ -123,14 +124,14 @@ sites = Table(
 jobs = Table(
     "jobs",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", Int64, primary_key=True),
     Column("project", ForeignKey("projects.id"), nullable=False),
     Column("allocation", ForeignKey("allocations.id"), nullable=False),
     Column("submitter", ForeignKey("people.id"), nullable=False),
     Column("name", String, nullable=False),
     Column("spec", String, nullable=False),
     Column("state", String, nullable=False),
-    Column("tasks", Integer, nullable=False),
+    Column("tasks", Int64, nullable=False),
     Column("accepted_ms", BigInteger, nullable=False),
     Column("ended_ms", BigInteger),
     CheckConstraint(_one_of("state", State), name="state"),
@@ -151,22 +152,22 @@ job_dependencies = Table(
 tasks = Table(
     "tasks",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", Int64, primary_key=True),
     Column("job", ForeignKey("jobs.id"), nullable=False),
-    Column("array_index", Integer, nullable=False),
-    Column("priority", Integer, nullable=False),
+    Column("array_index", Int64, nullable=False),
+    Column("priority", Int64, nullable=False),
     Column("state", String, nullable=False),
-    Column("attempts", Integer, nullable=False, server_default="0"),
-    Column("retries_left", Integer, nullable=False),
-    Column("platform_retries_left", Integer, nullable=False),
+    Column("attempts", Int64, nullable=False, server_default="0"),
+    Column("retries_left", Int64, nullable=False),
+    Column("platform_retries_left", Int64, nullable=False),
     Column("not_before_ms", BigInteger, nullable=False, server_default="0"),
     Column("reason_code", String),
     Column("reason", String),
     Column("checkpoint", String),
-    Column("exit_code", Integer),
+    Column("exit_code", Int64),
     Column("ended_ms", BigInteger),
     Column("queued_ms", BigInteger, nullable=False, server_default="0"),
-    Column("recalls", Integer, nullable=False, server_default="0"),
+    Column("recalls", Int64, nullable=False, server_default="0"),
     UniqueConstraint("job", "array_index"),
     CheckConstraint(_one_of("state", State), name="state"),
     sqlite_autoincrement=True,
@@ -191,7 +192,7 @@ start_estimates = Table(
 start_outcomes = Table(
     "start_outcomes",
     metadata,
-    Column("seq", Integer, primary_key=True),
+    Column("seq", Int64, primary_key=True),
     Column("foreseen_wait_ms", BigInteger, nullable=False),
     Column("wait_ms", BigInteger, nullable=False),
     CheckConstraint("foreseen_wait_ms >= 0 AND wait_ms >= 0", name="waits"),
@@ -205,13 +206,13 @@ attempts = Table(
     Column("id", String, primary_key=True),
     Column("task", ForeignKey("tasks.id"), nullable=False),
     Column("job", ForeignKey("jobs.id"), nullable=False, index=True),
-    Column("number", Integer, nullable=False),
+    Column("number", Int64, nullable=False),
     Column("cluster", String, nullable=False),
     Column("pool", String, nullable=False),
     Column("operator", String, nullable=False),
     Column("gpu_model", String, nullable=False),
     Column("nodes", JSON, nullable=False),
-    Column("slots_per_node", Integer, nullable=False),
+    Column("slots_per_node", Int64, nullable=False),
     Column("allocation", ForeignKey("allocations.id"), nullable=False),
     Column("hold", BigInteger, nullable=False),
     Column("hold_gpu_ms", BigInteger, nullable=False),
@@ -228,7 +229,7 @@ attempts = Table(
     Column("ended_ms", BigInteger),
     Column("closed_ms", BigInteger),
     Column("cause", String),
-    Column("exit_code", Integer),
+    Column("exit_code", Int64),
     Column("detail", String),
     Column("gpu_ms", BigInteger),
     Column("charge", BigInteger),
@@ -243,12 +244,12 @@ attempts = Table(
     Column("saved_ms", BigInteger),
     UniqueConstraint("task", "number"),
 )
-Index("ux_attempts_open", attempts.c.task, unique=True,
-      sqlite_where=attempts.c.closed_ms.is_(None))  # fmt: skip
-Index("ix_attempts_cluster_open", attempts.c.cluster,
-      sqlite_where=attempts.c.closed_ms.is_(None))  # fmt: skip
-Index("ix_attempts_job_open", attempts.c.job,
-      sqlite_where=attempts.c.closed_ms.is_(None))  # fmt: skip
+_OPEN: Final[dict[str, Any]] = {
+    f"{database}_where": attempts.c.closed_ms.is_(None) for database in ("sqlite", "postgresql")
+}
+Index("ux_attempts_open", attempts.c.task, unique=True, **_OPEN)
+Index("ix_attempts_cluster_open", attempts.c.cluster, **_OPEN)
+Index("ix_attempts_job_open", attempts.c.job, **_OPEN)
 Index("ix_attempts_closed", attempts.c.closed_ms, attempts.c.id)
 Index("ix_attempts_allocation", attempts.c.allocation, attempts.c.closed_ms)
 Index("ix_attempts_operator", attempts.c.operator, attempts.c.closed_ms)
@@ -296,11 +297,11 @@ project_blobs = Table(
 events = Table(
     "events",
     metadata,
-    Column("seq", Integer, primary_key=True),
+    Column("seq", Int64, primary_key=True),
     Column("at_ms", BigInteger, nullable=False),
     Column("project", String, nullable=False),
-    Column("job", Integer, nullable=False),
-    Column("task", Integer),
+    Column("job", Int64, nullable=False),
+    Column("task", Int64),
     Column("attempt", String),
     Column("state", String),
     Column("code", String, nullable=False),
@@ -313,7 +314,7 @@ Index("ix_events_project", events.c.project, events.c.seq)
 acts = Table(
     "acts",
     metadata,
-    Column("seq", Integer, primary_key=True),
+    Column("seq", Int64, primary_key=True),
     Column("at_ms", BigInteger, nullable=False),
     Column("person", ForeignKey("people.id"), nullable=False),
     Column("token", ForeignKey("tokens.id"), nullable=False),
@@ -326,29 +327,20 @@ acts = Table(
 )
 
 ACT_GUARDS: Final = (
-    # INSERT OR REPLACE deletes without firing delete triggers
-    """
-    CREATE TRIGGER IF NOT EXISTS acts_no_replace BEFORE INSERT ON acts BEGIN
-        SELECT RAISE(ABORT, 'acts: the record is only added to')
-        WHERE EXISTS (SELECT 1 FROM acts WHERE seq = NEW.seq);
-    END
-    """,
-    *(
-        f"""
-    CREATE TRIGGER IF NOT EXISTS acts_no_{verb.lower()} BEFORE {verb} ON acts BEGIN
-        SELECT RAISE(ABORT, 'acts: the record is only added to');
-    END
-    """
-        for verb in ("UPDATE", "DELETE")
+    # SQLite's INSERT OR REPLACE deletes without firing delete triggers
+    Guard(
+        "acts_no_replace",
+        "acts",
+        "BEFORE INSERT",
+        {"acts: the record is only added to": "EXISTS (SELECT 1 FROM acts WHERE seq = NEW.seq)"},
     ),
+    *only_added("acts", "acts: the record is only added to"),
 )
-"""The triggers, one statement each; `CREATE ... IF NOT EXISTS`, so that creating them repeats."""
 
 
 def create_act_guards(connection: Connection) -> None:
     """Create the triggers; a table made by `metadata.create_all` has them already."""
-    for guard in ACT_GUARDS:
-        connection.exec_driver_sql(guard)
+    guards.create(connection, ACT_GUARDS)
 
 
 @event.listens_for(acts, "after_create")

@@ -6,14 +6,13 @@ import sqlalchemy as sa
 from alembic import op
 
 from dure.store.ledger_schema import create_ledger_guards
+from dure.store.metadata import Int64
 from dure.store.schema import create_act_guards
 
 revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
-
-Int64 = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
@@ -31,18 +30,18 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "typeof(balance) = 'integer' AND typeof(last_seq) = 'integer' AND typeof(last_line) = 'integer'",
             name=op.f("ck_accounts_integers"),
-        ),
+        ).ddl_if(dialect="sqlite"),
         sa.CheckConstraint("unit IN ('ucredit', 'gpu_ms')", name=op.f("ck_accounts_unit")),
         sa.PrimaryKeyConstraint("account", "unit", name=op.f("pk_accounts")),
         comment="credits minus debits, kept by entries_post; last_* is the entry that moved it last",
     )
     op.create_table(
         "events",
-        sa.Column("seq", sa.Integer(), nullable=False),
+        sa.Column("seq", Int64, nullable=False),
         sa.Column("at_ms", sa.BigInteger(), nullable=False),
         sa.Column("project", sa.String(), nullable=False),
-        sa.Column("job", sa.Integer(), nullable=False),
-        sa.Column("task", sa.Integer(), nullable=True),
+        sa.Column("job", Int64, nullable=False),
+        sa.Column("task", Int64, nullable=True),
         sa.Column("attempt", sa.String(), nullable=True),
         sa.Column("state", sa.String(), nullable=True),
         sa.Column("code", sa.String(), nullable=False),
@@ -77,7 +76,7 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "typeof(seq) = 'integer' AND typeof(at_ms) = 'integer'",
             name=op.f("ck_journals_integers"),
-        ),
+        ).ddl_if(dialect="sqlite"),
         sa.CheckConstraint(
             "length(hash) = 64 AND length(prev_hash) = 64", name=op.f("ck_journals_hash")
         ),
@@ -132,7 +131,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "scenarios",
-        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("version", Int64, nullable=False),
         sa.Column("loaded_ms", sa.BigInteger(), nullable=False),
         sa.Column("document", sa.String(), nullable=False),
         sa.PrimaryKeyConstraint("version", name=op.f("pk_scenarios")),
@@ -167,7 +166,7 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "typeof(journal_seq) = 'integer' AND typeof(line) = 'integer' AND typeof(debit) = 'integer' AND typeof(credit) = 'integer'",
             name=op.f("ck_entries_integers"),
-        ),
+        ).ddl_if(dialect="sqlite"),
         sa.CheckConstraint("unit IN ('ucredit', 'gpu_ms')", name=op.f("ck_entries_unit")),
         sa.CheckConstraint(
             "debit >= 0 AND credit >= 0 AND (debit = 0) <> (credit = 0)",
@@ -220,7 +219,7 @@ def upgrade() -> None:
     op.create_index(op.f("ix_tokens_person"), "tokens", ["person"], unique=False)
     op.create_table(
         "acts",
-        sa.Column("seq", sa.Integer(), nullable=False),
+        sa.Column("seq", Int64, nullable=False),
         sa.Column("at_ms", sa.BigInteger(), nullable=False),
         sa.Column("person", sa.String(), nullable=False),
         sa.Column("token", sa.String(), nullable=False),
@@ -242,10 +241,10 @@ def upgrade() -> None:
         sa.Column("starts_ms", sa.BigInteger(), nullable=False),
         sa.Column("ends_ms", sa.BigInteger(), nullable=False),
         sa.Column("credit_ucredit", sa.BigInteger(), nullable=True),
-        sa.Column("gpus", sa.Integer(), nullable=True),
+        sa.Column("gpus", Int64, nullable=True),
         sa.Column("gpu_model", sa.String(), nullable=True),
         sa.Column("pool", sa.String(), nullable=True),
-        sa.Column("subsidy_milli", sa.Integer(), nullable=False),
+        sa.Column("subsidy_milli", Int64, nullable=False),
         sa.ForeignKeyConstraint(["project"], ["projects.id"], name=op.f("fk_allocations_project")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_allocations")),
     )
@@ -263,14 +262,14 @@ def upgrade() -> None:
     )
     op.create_table(
         "jobs",
-        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("id", Int64, nullable=False),
         sa.Column("project", sa.String(), nullable=False),
         sa.Column("allocation", sa.String(), nullable=False),
         sa.Column("submitter", sa.String(), nullable=False),
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("spec", sa.String(), nullable=False),
         sa.Column("state", sa.String(), nullable=False),
-        sa.Column("tasks", sa.Integer(), nullable=False),
+        sa.Column("tasks", Int64, nullable=False),
         sa.Column("accepted_ms", sa.BigInteger(), nullable=False),
         sa.Column("ended_ms", sa.BigInteger(), nullable=True),
         sa.CheckConstraint(
@@ -290,9 +289,9 @@ def upgrade() -> None:
     op.create_index("ix_jobs_state", "jobs", ["state", "id"], unique=False)
     op.create_table(
         "job_dependencies",
-        sa.Column("job", sa.Integer(), nullable=False),
+        sa.Column("job", Int64, nullable=False),
         sa.Column("kind", sa.String(), nullable=False),
-        sa.Column("on_job", sa.Integer(), nullable=False),
+        sa.Column("on_job", Int64, nullable=False),
         sa.ForeignKeyConstraint(["job"], ["jobs.id"], name=op.f("fk_job_dependencies_job")),
         sa.ForeignKeyConstraint(["on_job"], ["jobs.id"], name=op.f("fk_job_dependencies_on_job")),
         sa.PrimaryKeyConstraint("job", "kind", "on_job", name=op.f("pk_job_dependencies")),
@@ -302,7 +301,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "secrets",
-        sa.Column("job", sa.Integer(), nullable=False),
+        sa.Column("job", Int64, nullable=False),
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("sealed", sa.LargeBinary(), nullable=False),
         sa.ForeignKeyConstraint(["job"], ["jobs.id"], name=op.f("fk_secrets_job")),
@@ -311,19 +310,19 @@ def upgrade() -> None:
     )
     op.create_table(
         "tasks",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("job", sa.Integer(), nullable=False),
-        sa.Column("array_index", sa.Integer(), nullable=False),
-        sa.Column("priority", sa.Integer(), nullable=False),
+        sa.Column("id", Int64, nullable=False),
+        sa.Column("job", Int64, nullable=False),
+        sa.Column("array_index", Int64, nullable=False),
+        sa.Column("priority", Int64, nullable=False),
         sa.Column("state", sa.String(), nullable=False),
-        sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("retries_left", sa.Integer(), nullable=False),
-        sa.Column("platform_retries_left", sa.Integer(), nullable=False),
+        sa.Column("attempts", Int64, server_default="0", nullable=False),
+        sa.Column("retries_left", Int64, nullable=False),
+        sa.Column("platform_retries_left", Int64, nullable=False),
         sa.Column("not_before_ms", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("reason_code", sa.String(), nullable=True),
         sa.Column("reason", sa.String(), nullable=True),
         sa.Column("checkpoint", sa.String(), nullable=True),
-        sa.Column("exit_code", sa.Integer(), nullable=True),
+        sa.Column("exit_code", Int64, nullable=True),
         sa.Column("ended_ms", sa.BigInteger(), nullable=True),
         sa.CheckConstraint(
             "state IN ('waiting', 'queued', 'intended', 'starting', 'running', 'unknown', 'cancelling', 'recalling', 'succeeded', 'failed', 'timed-out', 'cancelled')",
@@ -340,15 +339,15 @@ def upgrade() -> None:
     op.create_table(
         "attempts",
         sa.Column("id", sa.String(), nullable=False),
-        sa.Column("task", sa.Integer(), nullable=False),
-        sa.Column("job", sa.Integer(), nullable=False),
-        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("task", Int64, nullable=False),
+        sa.Column("job", Int64, nullable=False),
+        sa.Column("number", Int64, nullable=False),
         sa.Column("cluster", sa.String(), nullable=False),
         sa.Column("pool", sa.String(), nullable=False),
         sa.Column("operator", sa.String(), nullable=False),
         sa.Column("gpu_model", sa.String(), nullable=False),
         sa.Column("nodes", sa.JSON(), nullable=False),
-        sa.Column("slots_per_node", sa.Integer(), nullable=False),
+        sa.Column("slots_per_node", Int64, nullable=False),
         sa.Column("allocation", sa.String(), nullable=False),
         sa.Column("hold", sa.BigInteger(), nullable=False),
         sa.Column("hold_gpu_ms", sa.BigInteger(), nullable=False),
@@ -365,7 +364,7 @@ def upgrade() -> None:
         sa.Column("ended_ms", sa.BigInteger(), nullable=True),
         sa.Column("closed_ms", sa.BigInteger(), nullable=True),
         sa.Column("cause", sa.String(), nullable=True),
-        sa.Column("exit_code", sa.Integer(), nullable=True),
+        sa.Column("exit_code", Int64, nullable=True),
         sa.Column("detail", sa.String(), nullable=True),
         sa.Column("gpu_ms", sa.BigInteger(), nullable=True),
         sa.Column("charge", sa.BigInteger(), nullable=True),
@@ -389,6 +388,7 @@ def upgrade() -> None:
         ["cluster"],
         unique=False,
         sqlite_where=sa.text("closed_ms IS NULL"),
+        postgresql_where=sa.text("closed_ms IS NULL"),
     )
     op.create_index(op.f("ix_attempts_job"), "attempts", ["job"], unique=False)
     op.create_index("ix_attempts_operator", "attempts", ["operator", "closed_ms"], unique=False)
@@ -398,6 +398,7 @@ def upgrade() -> None:
         ["task"],
         unique=True,
         sqlite_where=sa.text("closed_ms IS NULL"),
+        postgresql_where=sa.text("closed_ms IS NULL"),
     )
     create_ledger_guards(op.get_bind())
     create_act_guards(op.get_bind())

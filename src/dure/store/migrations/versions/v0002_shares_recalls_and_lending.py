@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from dure.store.lending_schema import create_lending_guards
+from dure.store.metadata import Int64
 
 revision = "0002"
 down_revision = "0001"
@@ -21,7 +22,7 @@ def upgrade() -> None:
         sa.Column("lender", sa.String(), nullable=False),
         sa.Column("borrower", sa.String(), nullable=False),
         sa.Column("pool", sa.String(), nullable=False),
-        sa.Column("gpus", sa.Integer(), nullable=False),
+        sa.Column("gpus", Int64, nullable=False),
         sa.Column("from_ms", sa.BigInteger(), nullable=False),
         sa.Column("to_ms", sa.BigInteger(), nullable=False),
         sa.Column("gpu_ms", sa.BigInteger(), nullable=False),
@@ -42,11 +43,12 @@ def upgrade() -> None:
         ["job"],
         unique=False,
         sqlite_where=sa.text("closed_ms IS NULL"),
+        postgresql_where=sa.text("closed_ms IS NULL"),
     )
     instants = ("at", "expected", "likely_from", "likely_until", "surely_from", "surely_until")
     op.create_table(
         "start_estimates",
-        sa.Column("task", sa.Integer(), nullable=False),
+        sa.Column("task", Int64, nullable=False),
         *(
             sa.Column(f"{name}_ms", sa.BigInteger(), nullable=False)
             for name in (*instants, "first_at", "first_foreseen")
@@ -58,7 +60,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "start_outcomes",
-        sa.Column("seq", sa.Integer(), nullable=False),
+        sa.Column("seq", Int64, nullable=False),
         sa.Column("foreseen_wait_ms", sa.BigInteger(), nullable=False),
         sa.Column("wait_ms", sa.BigInteger(), nullable=False),
         sa.CheckConstraint(
@@ -75,7 +77,7 @@ def upgrade() -> None:
         ("attempts", sa.Column("notice_ms", sa.BigInteger(), nullable=True)),
         ("attempts", sa.Column("saved_ms", sa.BigInteger(), nullable=True)),
         ("tasks", sa.Column("queued_ms", sa.BigInteger(), server_default="0", nullable=False)),
-        ("tasks", sa.Column("recalls", sa.Integer(), server_default="0", nullable=False)),
+        ("tasks", sa.Column("recalls", Int64, server_default="0", nullable=False)),
     ):
         op.add_column(table, column)
     op.execute(
