@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -119,7 +120,8 @@ def read(top: Table) -> Scenario:
     fleet = _read_fleet(top)
     rules = top.table("rules").build(lambda table: _read_rules(table, fleet))
     tariff = top.table("tariff").build(lambda table: _read_tariff(table, fleet))
-    local = top.table("local").build(lambda table: _read_locals(table, fleet))
+    locals_ = partial(_read_locals, fleet=fleet)
+    local = top.table("local").build(locals_) if top.has("local") else ()
     return Scenario(name=name, fleet=fleet, rules=rules, tariff=tariff, local=local)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from dure import scenario
 from dure.errors import RefusedError
+from dure.federation import play
 from dure.fleet import WavePhase
 from dure.rehearsal import document
 from dure.rehearsal import scenario as rehearsals
@@ -41,6 +42,16 @@ def workload(rehearsal, id_):
 def test_the_running_federation_reads_the_same_file_and_passes_by_what_is_for_rehearsals():
     assert scenario.load(SMALL_TOML) == SMALL.nation
     assert "load" not in scenario.to_json(SMALL.nation)
+
+
+def test_only_the_running_federation_needs_to_know_what_plays_a_cluster_here(tmp_path):
+    start, end = TEXT.index("[[local.cluster]]"), TEXT.index("# ---- For rehearsals")
+    assert read(tmp_path, TEXT[:start] + TEXT[end:]).workloads == SMALL.workloads
+    with pytest.raises(RefusedError) as refused:
+        play(scenario.load(tmp_path / "small.toml"), SMALL.span.starts_ms, gpus=False)
+    assert refused.value.reason.sentence == (
+        "Scenario two-sites has no [[local.cluster]] to run here."
+    )
 
 
 def test_a_part_of_a_share_is_whole_nodes_of_each_of_its_parents_guarantees():

@@ -55,6 +55,16 @@ def test_integrals_over_every_step_are_exact(changes, rest_ms):
     ]
 
 
+@given(changes=CHANGES, ends_ms=st.integers(1, 7 * FULL_MS))
+def test_what_comes_after_the_end_leaves_what_was_before_as_it_is(changes, ends_ms):
+    timeline: Timeline[str] = Timeline(ends_ms)
+    for at_ms, delta in changes:
+        timeline.change("a", at_ms, delta)
+    timeline.reach(ends_ms)
+    assert sum(timeline.integrals("a", ends_ms).tolist()) == integral(changes, 0, ends_ms)
+    assert timeline.step_ms * STEPS_MAX <= 5 * max(ends_ms, FULL_MS)
+
+
 @given(changes=CHANGES, seed=st.integers(0, 99))
 def test_the_order_in_which_changes_are_told_does_not_matter(changes, seed):
     shuffled = random.Random(seed).sample(changes, len(changes))
@@ -116,6 +126,23 @@ def test_what_was_told_is_in_the_tables(tmp_path):
     (ended,) = rows("jobs").to_dicts()
     assert (ended["operator"], ended["gpus"], ended["nodes"]) == ("hana", 16, 2)
     assert ended["wait_ms"] == 5_000
+
+
+def test_tables_over_time_end_with_the_span_however_late_the_last_job_ends(tmp_path):
+    recorder = Recorder(tmp_path, span_ms=90_000)
+    recorder.capacity_changed(0, "hana", 16)
+    recorder.use_changed(30_000, "hana", OWN, 8)
+    recorder.use_changed(10**10, "hana", OWN, -8)
+    recorder.lent("hana", "duri", 8, 60_000, 10**10)
+    recorder.job_ended(job(10**7))
+    recorder.close(10**10)
+    gpus = pl.read_parquet(tmp_path / "gpus.parquet")
+    assert gpus.select("at_ms", "step_ms", "gpus_ms").rows() == [
+        (0, 60_000, 8 * 30_000),
+        (60_000, 30_000, 8 * 30_000),
+    ]
+    assert pl.read_parquet(tmp_path / "lending.parquet")["gpus_ms"].sum() == 8 * 30_000
+    assert len(pl.read_parquet(tmp_path / "jobs.parquet")) == 1
 
 
 def test_a_run_without_events_has_all_its_tables(tmp_path):

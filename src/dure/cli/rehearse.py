@@ -259,7 +259,7 @@ def played(ready: Ready, folder: Path | None, passing: Passing) -> dict[str, Any
         from dure.rehearsal.tables import Recorder  # noqa: PLC0415
 
         sample = max(1, -(-(ready.jobs or 0) // JOBS_IN_TABLE_MAX))
-        recorder = Recorder(folder, sample=sample)
+        recorder = Recorder(folder, sample=sample, span_ms=ready.span_ms)
         found, end_ms = ready.play(recorder, passing)
         recorder.close(end_ms)
         if sample > 1:

@@ -26,6 +26,7 @@ from dure.rehearsal.traces import Format, Trace, Within, read
 from dure.rehearsal.traces.trace import TraceJob
 from dure.scheduling.tuning import Tuning
 from dure.text import shown
+from dure.units import INSTANT_MS_MAX
 
 NO_LENDING: Final = "no-lending"
 """The production scheduler where every share keeps what it is promised to itself."""
@@ -44,12 +45,14 @@ class Ready:
     """A rehearsal ready to be played.
 
     `jobs` is how many it has, where that is known before. `play` tells a record all that happens
-    and returns the summary, as JSON has it, and when the last job ended (ms since time 0).
+    and returns the summary, as JSON has it, and when the last job ended (ms since time 0). A
+    scenario's is about the first `span_ms`; a trace's is about all of it.
     """
 
     jobs: int | None
     play: Callable[[Record | None, Passing], tuple[dict[str, Any], int]]
     bad_rows: Mapping[str, Any] = field(default_factory=dict)
+    span_ms: int = INSTANT_MS_MAX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +203,8 @@ class ScenarioAsking:
             settings.append(f"policy.name={self.policy}")
         rehearsal = scenario.load(scenarios.find(self.path), settings)
         one_of("policy", rehearsal.policy.name, SCENARIO_POLICIES)
-        return Ready(_jobs(rehearsal), partial(self._play, rehearsal))
+        play = partial(self._play, rehearsal)
+        return Ready(_jobs(rehearsal), play, span_ms=rehearsal.span.length_ms)
 
     def alone(self) -> ScenarioAsking:
         """The same without lending."""
@@ -224,6 +228,7 @@ class ScenarioAsking:
             "policy": rehearsal.policy.name,
             "seed": rehearsal.span.seed,
             "starts_ms": rehearsal.span.starts_ms,
+            "ends_ms": rehearsal.span.ends_ms,
         }
         turned_here = (setting.partition("=") for setting in self.settings)
         settings |= {key: value for key, _, value in turned_here}

@@ -116,6 +116,11 @@ class Span:
     ends_ms: int
     seed: int
 
+    @property
+    def length_ms(self) -> int:
+        """How long it is."""
+        return self.ends_ms - self.starts_ms
+
 
 def happenings(faults: Sequence[Fault], pools: Sequence[Pool], span: Span) -> Iterator[Happening]:
     """All that goes wrong and comes right within a span, in order of time.

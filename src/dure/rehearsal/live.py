@@ -175,9 +175,8 @@ class LiveAsking:
             RefusedError: `bad-scenario`, as `rehearsal_of`; `bad-input`: there is no such policy.
         """
         one_of("policy", self.policy, SCENARIO_POLICIES)
-        return Ready(
-            None, partial(self._play, rehearsal_of(self.snapshot, self.ahead, self.what_if))
-        )
+        rehearsal = rehearsal_of(self.snapshot, self.ahead, self.what_if)
+        return Ready(None, partial(self._play, rehearsal), span_ms=rehearsal.span.length_ms)
 
     def as_is(self) -> LiveAsking:
         """The same with nothing changed."""
@@ -200,7 +199,7 @@ class LiveAsking:
             "policy": self.policy,
             "seed": self.ahead.seed,
             "starts_ms": self.snapshot.at_ms,
-            "until": iso(self.ahead.until_ms),
+            "ends_ms": self.ahead.until_ms,
         }
         if changes:
             settings["what_if"] = "; ".join(changes)

@@ -79,7 +79,7 @@ def perform(
     world = _World(rehearsal, lending=lending)
     book = Book(world.stage, record)
     world.book = book
-    book.count_use(rehearsal.span.ends_ms - rehearsal.span.starts_ms)
+    book.count_use(rehearsal.span.length_ms)
     estimator = Estimator()
     terms = Terms(overhead_ms=rehearsal.policy.tuning.recall_s * _MS, saves_on_notice=False)
     calibration = Calibration(ask_every) if ask_every else None

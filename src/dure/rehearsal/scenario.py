@@ -61,8 +61,7 @@ class Policy:
 class Rehearsal:
     """A scenario to be rehearsed: the nation, its whole tree of shares, and what happens in it.
 
-    Tables are written in steps of `step_s`; None: as the span's length suggests. More than
-    `jobs_max` jobs are a slip, not a rehearsal.
+    More than `jobs_max` jobs are a slip, not a rehearsal.
     """
 
     nation: Scenario
@@ -71,7 +70,6 @@ class Rehearsal:
     workloads: tuple[Workload, ...]
     faults: tuple[Fault, ...]
     policy: Policy
-    step_s: int | None = None
     jobs_max: int = JOBS_MAX
 
 
@@ -111,7 +109,7 @@ def setting(rehearsal: Rehearsal) -> Setting:
 def _read(top: Table, folder: Path) -> Rehearsal:
     nation = scenario.read(top)
     shares = _read_shares(top, nation)
-    span, step_s, jobs_max = top.table("rehearsal").build(_read_span)
+    span, jobs_max = top.table("rehearsal").build(_read_span)
     there = _There(nation, shares, span, folder)
     workloads = top.tables("workload", there.workload)
     faults = top.tables("fault", there.fault)
@@ -123,7 +121,6 @@ def _read(top: Table, folder: Path) -> Rehearsal:
         workloads=workloads,
         faults=faults,
         policy=policy,
-        step_s=step_s,
         jobs_max=jobs_max,
     )
     _check_jobs(top, rehearsal)
@@ -143,7 +140,7 @@ def _check_jobs(top: Table, rehearsal: Rehearsal) -> None:
         )
 
 
-def _read_span(table: Table) -> tuple[Span, int | None, int]:
+def _read_span(table: Table) -> tuple[Span, int]:
     span = Span(
         starts_ms=table.instant_ms("starts"),
         ends_ms=table.instant_ms("ends"),
@@ -151,9 +148,7 @@ def _read_span(table: Table) -> tuple[Span, int | None, int]:
     )
     if span.ends_ms <= span.starts_ms:
         raise table.error("ends", "is not after starts; write a later date")
-    step_s = table.given("step_s", table.count, None)
-    jobs_max = table.given("jobs_max", table.count, JOBS_MAX)
-    return span, step_s, jobs_max
+    return span, table.given("jobs_max", table.count, JOBS_MAX)
 
 
 def _read_policy(table: Table) -> Policy:

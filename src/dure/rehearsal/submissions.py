@@ -130,7 +130,7 @@ def jobs_per_day(workload: Generated, setting: Setting) -> tuple[tuple[int, floa
 def jobs_expected(workload: Generated, setting: Setting) -> int:
     """How many jobs a workload brings in the whole span, on average."""
     steps = jobs_per_day(workload, setting)
-    long_ms = setting.span.ends_ms - setting.span.starts_ms
+    long_ms = setting.span.length_ms
     ends_ms = [*(at_ms for at_ms, _ in steps[1:]), long_ms]
     days = ((end - at) / DAY_MS for (at, _), end in zip(steps, ends_ms, strict=True))
     return round(sum(rate * long for (_, rate), long in zip(steps, days, strict=True)))
@@ -192,7 +192,7 @@ def _generated(workload: Generated, setting: Setting) -> Iterator[Arrival]:
 
     seed = sha256(f"{span.seed} workload {workload.id}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(seed[:16]))
-    return generate.arrivals(demand, rng, span.ends_ms - span.starts_ms, kind)
+    return generate.arrivals(demand, rng, span.length_ms, kind)
 
 
 def _recorded(workload: Recorded, setting: Setting) -> Iterator[Arrival]:
@@ -204,7 +204,7 @@ def _recorded(workload: Recorded, setting: Setting) -> Iterator[Arrival]:
             f"vc of workload {workload.id} is {unknown[0]}, which is no share; give the workload a "
             "share, or the scenario shares of those names.",
         )
-    return _replayed(workload, trace.jobs(), setting.span.ends_ms - setting.span.starts_ms)
+    return _replayed(workload, trace.jobs(), setting.span.length_ms)
 
 
 def _replayed(workload: Recorded, jobs: Iterator[TraceJob], ends_ms: int) -> Iterator[Arrival]:

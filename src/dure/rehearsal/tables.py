@@ -26,6 +26,7 @@ import polars as pl
 
 from dure.rehearsal.record import OWN, Faulted, JobEnded, Outcomes, Recalled
 from dure.rehearsal.timeline import Timeline
+from dure.units import INSTANT_MS_MAX
 
 ROWS_MAX: Final = 65_536
 """Rows held before they are written."""
@@ -74,27 +75,30 @@ Names = tuple[str, ...]
 class Recorder:
     """Listens to a rehearsal (`dure.rehearsal.record.Record`) and writes its tables to a folder.
 
-    `sample`: only every so many-th job goes into the table of jobs. Tables of an earlier run in the
-    folder are replaced, and its summary is removed at once: a folder without one is no run.
+    `sample`: only every so many-th job goes into the table of jobs. Tables over time end at
+    `span_ms`, if given: what was submitted before it runs on to its end, but nothing new comes, and
+    the last straggler would stretch them. Tables of an earlier run in the folder are replaced, and
+    its summary is removed at once: a folder without one is no run.
     """
 
-    def __init__(self, folder: Path, *, sample: int = 1) -> None:
+    def __init__(self, folder: Path, *, sample: int = 1, span_ms: int = INSTANT_MS_MAX) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "summary.json").unlink(missing_ok=True)
         self._folder = folder
         self._sample = sample
+        self._span_ms = span_ms
         self._ended = 0
         self._outcomes = Outcomes()
         self._jobs = _Rows(folder, "jobs", self._job_columns)
         self._recalls = _Rows(folder, "recalls", partial(_columns, _RECALLS))
         self._faults = _Rows(folder, "faults", partial(_columns, _FAULTS))
-        self._used: Timeline[Names] = Timeline()
-        self._in_service: Timeline[Names] = Timeline()
-        self._jobs_waiting: Timeline[Names] = Timeline()
-        self._gpus_waiting: Timeline[Names] = Timeline()
-        self._lent: Timeline[Names] = Timeline()
-        self._share_used: Timeline[Names] = Timeline()
-        self._share_entitled: Timeline[Names] = Timeline()
+        self._used: Timeline[Names] = Timeline(span_ms)
+        self._in_service: Timeline[Names] = Timeline(span_ms)
+        self._jobs_waiting: Timeline[Names] = Timeline(span_ms)
+        self._gpus_waiting: Timeline[Names] = Timeline(span_ms)
+        self._lent: Timeline[Names] = Timeline(span_ms)
+        self._share_used: Timeline[Names] = Timeline(span_ms)
+        self._share_entitled: Timeline[Names] = Timeline(span_ms)
 
     def job_ended(self, job: JobEnded) -> None:
         """See `Record`."""
@@ -140,6 +144,7 @@ class Recorder:
         """Write what is left; the run ended at `end_ms`, no earlier than the last event."""
         for rows in (self._jobs, self._recalls, self._faults):
             rows.close()
+        end_ms = min(end_ms, self._span_ms)
         grids = {
             "gpus": self._gpus(end_ms),
             "queue": _grid(

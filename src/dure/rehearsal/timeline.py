@@ -15,6 +15,8 @@ from typing import Final, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from dure.units import INSTANT_MS_MAX
+
 STEPS_MAX: Final = 1_920
 """Steps of a full grid; divisible by every merge below."""
 
@@ -29,13 +31,17 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Timeline(Generic[Key]):
-    """Step functions, one per key, all zero before the first change; times are ms from 0 on."""
+    """Step functions, one per key, all zero before the first change; times are ms from 0 on, and
+    what happens from `ends_ms` on is passed by.
+    """
 
-    __slots__ = ("_area", "_merges", "_rise", "_until_ms", "step_ms")
+    __slots__ = ("_area", "_ends_ms", "_merges", "_reach_ms", "_rise", "_until_ms", "step_ms")
 
-    def __init__(self) -> None:
+    def __init__(self, ends_ms: int = INSTANT_MS_MAX) -> None:
         self.step_ms = FIRST_STEP_MS
-        self._until_ms = FIRST_STEP_MS * STEPS_MAX
+        self._ends_ms = ends_ms
+        self._reach_ms = FIRST_STEP_MS * STEPS_MAX
+        self._until_ms = min(self._reach_ms, ends_ms)
         self._merges = 0
         self._area: dict[Key, array[int]] = {}
         self._rise: dict[Key, array[int]] = {}
@@ -43,6 +49,8 @@ class Timeline(Generic[Key]):
     def change(self, key: Key, at_ms: int, delta: int) -> None:
         """From `at_ms` on the function of `key` is higher by `delta`."""
         if at_ms >= self._until_ms:
+            if at_ms >= self._ends_ms:
+                return
             self.reach(at_ms)
         step_ms = self.step_ms
         step, into_ms = divmod(at_ms, step_ms)
@@ -60,19 +68,21 @@ class Timeline(Generic[Key]):
 
     def reach(self, at_ms: int) -> None:
         """Make the grid reach beyond `at_ms`, with longer steps if need be."""
-        while at_ms >= self._until_ms:
+        while at_ms >= self._reach_ms:
             factor = MERGES[self._merges] if self._merges < len(MERGES) else 2
             for key in self._area:
                 self._merge(key, factor)
             self._merges += 1
             self.step_ms *= factor
-            self._until_ms *= factor
+            self._reach_ms *= factor
+        self._until_ms = min(self._reach_ms, self._ends_ms)
 
     def integrals(self, key: Key, end_ms: int) -> npt.NDArray[np.int64]:
         """The integral over each step up to `end_ms`, at which the last one is cut; shape (steps,),
         value x ms. A key that never changed has zeros.
 
-        `end_ms` is no earlier than the last change, and the grid reaches it (see `reach`).
+        `end_ms` is no earlier than the last change that counts, and the grid reaches it (see
+        `reach`).
         """
         steps = -(-end_ms // self.step_ms)
         if key not in self._area:
