@@ -47,6 +47,7 @@ SETTINGS = (
     "workload.universities.load=0.5",
     "workload.universities.data_class=sealed",
     "workload.startups.jobs_per_day=30",
+    "workload.startups.tier=spare",
     "policy.min_runtime_s=60",
     "policy.borrow_before_recall_s=0",
     "policy.patience_s=86400",
