@@ -24,9 +24,9 @@ import structlog
 from dure import codec
 from dure.engines import EngineEnd, Observation, Phase
 from dure.engines.local import shim
+from dure.engines.ranks import QUIET, Exit, RankExit, check_instant, deciding, detail_of
 from dure.errors import RefusedError
 from dure.removal import remove_tree
-from dure.units import INT64_MAX
 
 log = structlog.get_logger("dure.engine")
 
@@ -71,7 +71,7 @@ class Taken:
     start_ticks: int | None
 
     def __post_init__(self) -> None:
-        _check_instant(self.pid)
+        check_instant(self.pid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,39 +83,7 @@ class Begun:
     started_ms: int
 
     def __post_init__(self) -> None:
-        _check_instant(self.started_ms)
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """What a rank's exit file says."""
-
-    end: EngineEnd
-    exit_code: int | None
-    started_ms: int | None
-    ended_ms: int
-    detail: str
-
-    def __post_init__(self) -> None:
-        for value in (self.started_ms, self.ended_ms, self.exit_code):
-            _check_instant(value or 0)
-
-
-def _check_instant(value: int) -> None:
-    if not 0 <= value <= INT64_MAX:
-        raise ValueError(f"{value} is not from 0 to {INT64_MAX}")
-
-
-@dataclass(frozen=True, slots=True)
-class RankExit:
-    """How one rank ended."""
-
-    rank: int
-    end: EngineEnd
-    exit_code: int | None
-    started_ms: int | None
-    ended_ms: int
-    detail: str
+        check_instant(self.started_ms)
 
 
 @dataclass(slots=True)
@@ -145,7 +113,7 @@ class Attempt:
             return self.ended
         for rank in self.ranks:
             self._look_guarded(rank)
-        failed = [e for e in self.exits.values() if e.end not in _QUIET]
+        failed = [e for e in self.exits.values() if e.end not in QUIET]
         if failed and len(self.exits) < len(self.ranks):
             self._stop_the_others(min(e.rank for e in failed))
         started_ms = min(self.begun_ms.values(), default=None)
@@ -286,16 +254,8 @@ def _stands(path: Path) -> bool:
     return os.path.lexists(path)
 
 
-_QUIET: Final = frozenset({EngineEnd.COMPLETED, EngineEnd.STOPPED})
-
-
 def _end(attempt_id: str, exits: tuple[RankExit, ...], started_ms: int | None) -> Observation:
-    """The attempt's end is its first failing rank's; a node's failure explains the others'."""
-    nodes = [e for e in exits if e.end is EngineEnd.NODE_FAILED]
-    failed = [e for e in exits if e.end not in _QUIET]
-    stopped = [e for e in exits if e.end is EngineEnd.STOPPED]
-    first = min(nodes or failed or stopped or exits, key=lambda e: (e.ended_ms, e.rank))
-    whose = f"rank {first.rank}" if len(exits) > 1 and first.end is not EngineEnd.COMPLETED else ""
+    first = deciding(exits)
     return Observation(
         attempt_id=attempt_id,
         engine_id=attempt_id,
@@ -304,7 +264,7 @@ def _end(attempt_id: str, exits: tuple[RankExit, ...], started_ms: int | None) -
         ended_ms=max(e.ended_ms for e in exits),
         end=first.end,
         exit_code=first.exit_code,
-        detail=": ".join(filter(None, (whose, first.detail))),
+        detail=detail_of(exits),
     )
 
 

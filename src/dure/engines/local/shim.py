@@ -54,6 +54,7 @@ ASKED: Final = "asked"
 PEER: Final = "peer"
 LEASE_ENDED: Final = "lease"
 MACHINE: Final = "machine"
+CLUSTER: Final = "cluster"
 WALLTIME: Final = "walltime"
 
 CAUSES: Final = {
@@ -61,6 +62,7 @@ CAUSES: Final = {
     PEER: "stopped because another node of the job failed",
     LEASE_ENDED: "stopped because its lease ended without news from the control plane",
     MACHINE: "stopped because its machine is being shut down",
+    CLUSTER: "stopped by the cluster that it ran on",
 }
 
 CONTROL_BYTES_MAX: Final = 64 * 1024
@@ -70,7 +72,6 @@ SPOILT: Final = frozenset(
 )
 """What the system says of a control file or folder that a job has taken away or changed."""
 
-_POLL_S: Final = 0.2
 _GANG_POLL_S: Final = 0.01
 _LOCK_TRIES: Final = 50
 _LOCK_WAIT_S: Final = 0.02
@@ -82,7 +83,7 @@ _APPEND: Final = (
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG: Final = 1
-_PR_SET_CHILD_SUBREAPER: Final = 36
+PR_SET_CHILD_SUBREAPER: Final = 36
 
 
 def boot_ms() -> int:
@@ -164,14 +165,16 @@ def write_once(path: Path, value: dict[str, Any], *, durable: bool = False) -> b
     return True
 
 
-def write_over(path: Path, value: dict[str, Any]) -> None:
-    """Writes a file whole and durably, in place of whatever stood there."""
-    _write_beside(path, value, durable=True).replace(path)
-    sync_folder(path.parent)
+def write_over(path: Path, value: dict[str, Any], *, durable: bool = True) -> None:
+    """Writes a file whole, in place of whatever stood there."""
+    _write_beside(path, value, durable=durable).replace(path)
+    if durable:
+        sync_folder(path.parent)
 
 
 def _write_beside(path: Path, value: dict[str, Any], *, durable: bool) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # The host too: on Slurm the ranks of a gang share the folder.
+    temporary = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}")
     temporary.unlink(missing_ok=True)  # whatever it is, a pipe say, it is not written to
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -205,6 +208,9 @@ def try_lock(path: Path) -> int | None:
 class Shim:
     """One node of one attempt, from taking its rank to writing how it ended."""
 
+    poll_s = 0.2
+    """How often it looks for a cause to stop."""
+
     def __init__(self, attempt: Path, rank: int) -> None:
         self.attempt = attempt
         self.rank = rank
@@ -228,7 +234,7 @@ class Shim:
             return
         signal.signal(signal.SIGTERM, self._on_sigterm)
         # Orphans of the command become children of this process: none can leave its tree.
-        self.libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self.libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         if cause := self._wait_for_gang(len(launch["environments"])):
             self._write_exit(STOPPED, None, f"{CAUSES[cause]}, before it started")
             return
@@ -345,7 +351,7 @@ class Shim:
                 self._notify(child, signal.Signals[launch["notice"]])
                 status = self._give_grace(child, now + launch["grace_s"])
                 break
-            ends.poll(max(1, min(_POLL_S, walltime_at - now) * 1_000))
+            ends.poll(max(1, min(self.poll_s, walltime_at - now) * 1_000))
         return self._end_the_rest(child, status), cause
 
     @staticmethod
@@ -421,7 +427,7 @@ class Shim:
         code = os.waitstatus_to_exitcode(status)
         exit_code = code if code >= 0 else 128 - code
         # Only what the end and the exit code do not say themselves.
-        words = [CAUSES[cause]] if cause in {PEER, LEASE_ENDED, MACHINE} else []
+        words = [CAUSES[cause]] if cause in {PEER, LEASE_ENDED, MACHINE, CLUSTER} else []
         if code < 0:
             words.append(f"ended by {_signal_name(-code)}")
         end = COMPLETED if code == 0 else ERRED
