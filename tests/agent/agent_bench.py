@@ -202,6 +202,9 @@ class FakeEngine:
             raise EngineError("no answer")
         return tuple(self.seen.values())
 
+    def drift(self):
+        return ()
+
     def stop(self, attempt_id):
         self.calls.append(("stop", attempt_id))
 

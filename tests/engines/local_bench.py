@@ -27,6 +27,7 @@ def until(look: Callable[[], T]) -> T:
 def launch(**changes: object) -> Launch:
     values = {
         "attempt_id": "a-1",
+        "project": "climate",
         "pool_id": "p",
         "nodes": (0,),
         "gpus_per_node": 1,

@@ -94,6 +94,7 @@ class Agent:
         self._resting: set[str] = set()
         self._strangers: set[str] = set()
         self._refused: set[str] = set()
+        self._drift: set[str] = set()
         self._wake = threading.Event()
 
     def run(self, stopping: threading.Event) -> None:
@@ -169,12 +170,20 @@ class Agent:
             self._answered = False
             log.warning("engine-silent", error=str(error))
             return
+        self._say_drift()
         self._tidy_up()
         for record in self._records:
             attempt_id = record.order.attempt_id
             if record.stage is Stage.SUBMITTING and attempt_id in self._seen:
                 with self._one_attempt("note", attempt_id):
                     self._records.put(replace(record, stage=Stage.SUBMITTED))
+
+    def _say_drift(self) -> None:
+        """Each drift once, for as long as it lasts."""
+        found = set(self._site.engine.drift())
+        for sentence in sorted(found - self._drift):
+            log.warning("drift", sentence=sentence)
+        self._drift = found
 
     def _tidy_up(self) -> None:
         """Once the engine has first answered, removes what an earlier agent was preparing, and the

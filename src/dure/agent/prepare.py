@@ -85,6 +85,7 @@ def launch_of(order: Order, secrets: dict[str, str], folder: Path) -> Launch:
         own["DURE_CHECKPOINT_DIR"] = str(folder.absolute() / order.checkpoint_dir)
     return Launch(
         attempt_id=order.attempt_id,
+        project=order.project,
         pool_id=order.pool_id,
         nodes=order.nodes,
         gpus_per_node=order.gpus_per_node,

@@ -138,7 +138,6 @@ class Order(Launch):
     job_name: str
     task_index: int
     attempt_number: int
-    project: str
     workdir: str | None
     checkpoint_dir: str | None
     checkpoint: str | None

@@ -38,6 +38,7 @@ class Launch:
     """Everything an engine needs to run one attempt. User text is data: files, argv, env."""
 
     attempt_id: str
+    project: str
     pool_id: str
     nodes: tuple[int, ...]
     """Ordinals of the pool's nodes, rank 0 first; engines that place for themselves ignore them."""
@@ -92,17 +93,30 @@ class LaunchRefusedError(EngineError):
 
 
 class Engine(Protocol):
-    """Six verbs. Each may raise EngineError, which means unknown, never gone."""
+    """What every engine does. Each call may raise EngineError, which means unknown, never gone.
+
+    tests/engines/contract.py states what holds for all of them.
+    """
 
     def submit(self, launch: Launch, folder: Path) -> str:
         """Run the attempt in `folder`, the job's prepared copy. Idempotent by attempt id.
 
-        Returns the engine's own id. Raises LaunchRefusedError when it will never run.
+        Returns the engine's own id. Raises LaunchRefusedError when it will never run. After an
+        EngineError it may be called again at any time: the engine itself sees to it that what it
+        may have taken is not given to it twice.
         """
         ...
 
     def observe(self) -> tuple[Observation, ...]:
-        """All attempts the engine knows, in one batched query."""
+        """All attempts that the engine knows, with its own times, whatever their number in a fixed
+        number of queries. Those are among them of which nothing but the engine knows any more.
+        """
+        ...
+
+    def drift(self) -> tuple[str, ...]:
+        """What the last `observe` found otherwise than Dure believes, a sentence each: another run
+        of an attempt, say. Nothing is done to hide it.
+        """
         ...
 
     def stop(self, attempt_id: str) -> None:
@@ -123,4 +137,8 @@ class Engine(Protocol):
 
     def log_path(self, attempt_id: str, rank: int) -> Path:
         """The file to which node `rank` writes both its streams; it may not exist yet."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the engine. What runs goes on."""
         ...

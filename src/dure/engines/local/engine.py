@@ -27,6 +27,7 @@ from dure.engines import (
     Observation,
     PoolReport,
 )
+from dure.engines.layout import lay_out
 from dure.engines.local import attempts, shim
 from dure.engines.local.attempts import Accepted, Attempt
 from dure.engines.local.devices import Devices, LocalPool, Nvml, node_slots
@@ -108,6 +109,10 @@ class LocalEngine:
             return tuple(attempt.observe() for attempt in self._attempts.values())
         except OSError as error:
             raise EngineError(f"the engine's folder cannot be read: {error}") from error
+
+    def drift(self) -> tuple[str, ...]:
+        """See `Engine.drift`. All that runs here is started by this engine alone."""
+        return ()
 
     def stop(self, attempt_id: str) -> None:
         """See `Engine.stop`. Unknown and ended attempts are left as they are."""
@@ -273,17 +278,7 @@ class LocalEngine:
 
 def _write_launch(place: Path, launch: Launch, accepted: Accepted, folder: Path) -> None:
     """All that the shims read. `place` starts anew: an unaccepted launch may have left its own."""
-    remove_tree(place)
-    place.mkdir(mode=0o700)
-    argv = list(launch.command)
-    if launch.script is not None:
-        script = place / "run.sh"
-        script.write_text(launch.script, encoding="utf-8")
-        script.chmod(0o600)
-        argv = ["/bin/bash", str(script)]
-    for rank in range(len(launch.nodes)):
-        for name in ("home", "tmp"):
-            (place / str(rank) / name).mkdir(mode=0o700, parents=True)
+    argv = lay_out(place, launch)
     (place / shim.LEASE).touch(mode=0o600)
     _set_lease(place, FIRST_LEASE_MS)
     content = {
