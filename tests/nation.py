@@ -52,14 +52,15 @@ def _no_power_cut(connection: sqlite3.Connection, _record: object) -> None:
 def _empty_database() -> bytes:
     """A migrated database with Korea's scenario: made once, copied for each nation."""
     with TemporaryDirectory() as folder:
-        database = Database(Path(folder) / "dure.sqlite")
+        file = Path(folder) / "dure.sqlite"
+        database = Database(file)
         migrate(database)
         with database.write() as connection:
             sites.load_scenario(connection, KOREA, int(NOON))
         with database.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
         database.close()
-        return database.path.read_bytes()
+        return file.read_bytes()
 
 
 class Nation:

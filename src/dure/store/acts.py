@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, func, insert, select
 
 from dure.people import Principal
 from dure.store.schema import acts
@@ -24,9 +24,10 @@ class Deed:
 
 
 def write(connection: Connection, principal: Principal, deed: Deed, now_ms: int) -> None:
-    """Record what the principal does, in the transaction that does it."""
+    """Record what the principal does, in the transaction that does it. Numbered without gaps."""
     connection.execute(
         insert(acts).values(
+            seq=select(func.coalesce(func.max(acts.c.seq), 0) + 1).scalar_subquery(),
             at_ms=now_ms,
             person=principal.person,
             token=principal.token,

@@ -18,6 +18,7 @@ from dure.life import CHARGED, EndCause
 from dure.metering import Factors
 from dure.store.jobs import job_name
 from dure.store.ledger_schema import journals
+from dure.store.metadata import total
 from dure.store.schema import allocations, attempts, jobs, manifests, tasks
 from dure.views import AttemptView, StatementLine, UsageLine
 
@@ -363,9 +364,9 @@ def statement_lines(connection: Connection, wanted: UsageFilter) -> tuple[Statem
             *keys,
             allocations.c.kind,
             func.count().label("attempts"),
-            func.coalesce(func.sum(attempts.c.gpu_ms).filter(~absorbed), 0).label("gpu_ms"),
-            func.coalesce(func.sum(attempts.c.gpu_ms).filter(absorbed), 0).label("absorbed"),
-            func.sum(attempts.c.charge).label("charge"),
+            func.coalesce(total(attempts.c.gpu_ms, ~absorbed), 0).label("gpu_ms"),
+            func.coalesce(total(attempts.c.gpu_ms, absorbed), 0).label("absorbed"),
+            total(attempts.c.charge).label("charge"),
             func.count(attempts.c.dispute).label("disputed"),
         )
         .join_from(attempts, jobs, jobs.c.id == attempts.c.job)

@@ -1,44 +1,59 @@
-"""The embedded database: one SQLite file, many readers, one writer at a time.
+"""Where transactions begin: one database, many readers, one writer at a time.
 
-`write()` takes the write lock when it begins (BEGIN IMMEDIATE), so that what a transaction has read
-cannot change under it; `read()` sees one consistent snapshot (WAL). A commit is on disk before
-it returns: an accepted job survives a power cut.
+`write()` waits until nobody else writes before its first statement, so that what a transaction has
+read cannot change under it; `read()` sees one consistent snapshot. A commit is on disk before it
+returns: an accepted job survives a power cut. SQLite (`sqlite`) and PostgreSQL (`postgresql`) keep
+these promises each by its own means (ADR 0003, ADR 0019).
 """
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Self
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine
 
-BUSY_TIMEOUT_S: Final = 30
-CONNECTIONS: Final = 40
-"""As many are kept open as the API has threads; more are opened when they are needed."""
-_WRITE: Final = "dure_write"
+from dure.store import postgresql, sqlite
+from dure.store.limits import Limits
 
 
 class Database:
-    """Where transactions begin."""
+    """An open database. `name` is what it may be called in messages: no password in it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.engine = _engine(path)
+    def __init__(self, where: Path | URL, limits: Limits | None = None) -> None:
+        if isinstance(where, Path):
+            self.name = str(where)
+            self.engine = sqlite.engine(where, limits or Limits())
+        else:
+            self.name = where.render_as_string(hide_password=True)
+            self.engine = postgresql.engine(where, limits or Limits())
+        self._first: Callable[[Connection], None] | None = None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several processes may use it at the same time."""
+        return self.engine.dialect.name == postgresql.NAME
+
+    def fenced(self, first: Callable[[Connection], None]) -> Self:
+        """The same database, whose every writing transaction begins with `first`."""
+        made = object.__new__(type(self))
+        made.name, made.engine, made._first = self.name, self.engine, first
+        return made
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """One transaction that may write: committed at the end, rolled back on any exception."""
-        connected = self.engine.connect().execution_options(**{_WRITE: True})
-        with connected as connection, connection.begin():
+        with _begun(self.engine, writes=True) as connection:
+            if self._first is not None:
+                self._first(connection)
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """One snapshot; what would be written in it is refused."""
-        with self.engine.connect() as connection, connection.begin():
+        with _begun(self.engine, writes=False) as connection:
             yield connection
 
     def close(self) -> None:
@@ -46,27 +61,8 @@ class Database:
         self.engine.dispose()
 
 
-def _engine(path: Path) -> Engine:
-    engine = create_engine(
-        URL.create("sqlite", database=str(path)),
-        connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
-        hide_parameters=True,  # a logged error must not tell what was in the row
-        pool_size=CONNECTIONS,
-        max_overflow=-1,
-    )
-
-    @event.listens_for(engine, "connect")
-    def _settings(connection: sqlite3.Connection, _record: Any) -> None:
-        connection.isolation_level = None  # the driver must not begin transactions of its own
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA secure_delete = ON")  # a dropped secret is overwritten
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get(_WRITE, False)
-        connection.exec_driver_sql(f"PRAGMA query_only = {'OFF' if writes else 'ON'}")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
+@contextmanager
+def _begun(engine: Engine, *, writes: bool) -> Iterator[Connection]:
+    options = (postgresql if engine.dialect.name == postgresql.NAME else sqlite).options(writes)
+    with engine.connect().execution_options(**options) as connection, connection.begin():
+        yield connection

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from hashlib import sha256
 
 from sqlalchemy import Connection, select
-from sqlalchemy.dialects.sqlite import insert as upsert
 
 from dure import codec
 from dure.agent.wire import Manifest
 from dure.store.schema import manifests, project_blobs
+from dure.store.upsert import upsert
 
 _CHUNK = 500
 
@@ -24,7 +24,7 @@ def keep_manifest(connection: Connection, manifest: Manifest) -> str:
     """Store a manifest under its digest. Idempotent."""
     name = digest(manifest)
     connection.execute(
-        upsert(manifests)
+        upsert(connection, manifests)
         .values(sha256=name, document=codec.encode_text(manifest))
         .on_conflict_do_nothing()
     )
@@ -48,7 +48,7 @@ def find_brought(connection: Connection, project: str, name: str) -> Manifest | 
 def add_blob(connection: Connection, project: str, sha256_: str, size: int) -> None:
     """Note that a project has brought a content. Idempotent."""
     connection.execute(
-        upsert(project_blobs)
+        upsert(connection, project_blobs)
         .values(project=project, sha256=sha256_, size=size)
         .on_conflict_do_nothing()
     )

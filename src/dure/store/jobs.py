@@ -215,7 +215,10 @@ def task(connection: Connection, task_id: int) -> Task:
 
 
 def tasks_of(
-    connection: Connection, job: int, states: Iterable[State] | None = None, limit: int = -1
+    connection: Connection,
+    job: int,
+    states: Iterable[State] | None = None,
+    limit: int | None = None,
 ) -> tuple[Task, ...]:
     """A job's tasks by index, all or those in some states."""
     query = _TASK.where(tasks.c.job == job).order_by(tasks.c.array_index).limit(limit)
@@ -345,7 +348,7 @@ _FOREMOST: Final = (
     .scalar_subquery()
 )
 _POOLS: Final = (
-    select(func.group_concat(attempts.c.pool))
+    select(func.aggregate_strings(attempts.c.pool, ","))
     .where(attempts.c.job == jobs.c.id, attempts.c.closed_ms.is_(None))
     .correlate(jobs)
     .scalar_subquery()

@@ -1,7 +1,7 @@
 """Statements on the ledger, each inside the caller's transaction.
 
-Writers come one at a time (`Database.write` begins immediately), so the head that `post` reads is
-the head that it extends. What the book forbids is refused by the database; see `ledger_schema`.
+Writers come one at a time (`Database.write`), so the head that `post` reads is the head that it
+extends. What the book forbids is refused by the database; see `ledger_schema`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from sqlalchemy import Connection, Select, exists, func, insert, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DataError, IntegrityError
 
 from dure import ledger
 from dure.allocations import BudgetUnit
@@ -44,9 +44,10 @@ def post(connection: Connection, draft: Draft, at_ms: int) -> Journal:
     try:
         with connection.begin_nested():
             _write(connection, journal)
-    except IntegrityError as error:
+    except (IntegrityError, DataError) as error:
         _refuse_overdraft(connection, draft)
-        if "ck_accounts_integers" in str(error.orig):
+        # SQLite makes a float of what overflows, and the check refuses it; PostgreSQL says so.
+        if isinstance(error, DataError) or "ck_accounts_integers" in str(error.orig):
             raise RefusedError(
                 "book-full",
                 f"The book cannot carry {draft.allocation_id}: its sums would not fit 64 bits.",

@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Connection, false, func, insert, or_, sele
 
 from dure.store.attempts import Attempt
 from dure.store.lending_schema import lending
+from dure.store.metadata import total
 from dure.store.schema import attempts
 from dure.views import LendingLine
 
@@ -76,7 +77,7 @@ def lines(connection: Connection, wanted: LendingFilter) -> tuple[LendingLine, .
         select(
             *keys,
             func.count().label("attempts"),
-            func.sum(lending.c.gpu_ms).label("gpu_ms"),
+            total(lending.c.gpu_ms).label("gpu_ms"),
         )
         .join_from(lending, attempts, attempts.c.id == lending.c.attempt)
         .where(*wanted.conditions())

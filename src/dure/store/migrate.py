@@ -1,4 +1,4 @@
-"""Bring a database file to the present schema, at every start, in one transaction."""
+"""Bring a database to the present schema, at every start, in one transaction."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from dure.errors import RefusedError
+from dure.store import postgresql
 from dure.store.database import Database
 
 
@@ -24,16 +25,18 @@ def migrate(database: Database) -> None:
     """Apply what is missing.
 
     Raises:
-        RefusedError: the file was written by a newer Dure.
+        RefusedError: it was written by a newer Dure, or is a PostgreSQL that does not fit.
     """
     config = alembic_config()
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     with database.write() as connection:
+        if database.is_shared:
+            postgresql.require_fit(connection)
         present = MigrationContext.configure(connection).get_current_revision()
         if present is not None and present not in known:
             raise RefusedError(
                 "newer-database",
-                f"{database.path} is at schema {present}, which this version of Dure does not "
+                f"{database.name} is at schema {present}, which this version of Dure does not "
                 "know; start the newer version.",
             )
         config.attributes["connection"] = connection

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
 
 from dure.errors import NotFoundError, RefusedError
 from dure.people import NATION, PROJECT_ROLES, Person, Principal, Role, RoleGrant, TokenScope
 from dure.store.schema import people, role_grants, tokens
+from dure.store.upsert import upsert
 from dure.views import MemberView, PersonView, TokenView
 
 
@@ -69,7 +69,7 @@ def grants_of(connection: Connection, person: str) -> tuple[RoleGrant, ...]:
 def grant(connection: Connection, person: str, given: RoleGrant, now_ms: int) -> bool:
     """Give a role; False where the person had it."""
     done = connection.execute(
-        upsert(role_grants)
+        upsert(connection, role_grants)
         .values(person=person, role=given.role, scope=given.scope, granted_ms=now_ms)
         .on_conflict_do_nothing()
     )

@@ -7,12 +7,12 @@ from functools import lru_cache
 
 from pydantic import ValidationError
 from sqlalchemy import Connection, Row, func, insert, select
-from sqlalchemy.dialects.sqlite import insert as upsert
 
 from dure import codec, scenario
 from dure.agent.wire import SyncRequest
 from dure.scenario import Scenario
 from dure.store.schema import scenarios, sites
+from dure.store.upsert import upsert
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,9 @@ def store_report(connection: Connection, report: SyncRequest, now_ms: int) -> No
         name: value for name, value in values.items() if name != "answered_ms"
     }  # fmt: skip
     connection.execute(
-        upsert(sites).values(values).on_conflict_do_update(index_elements=["cluster"], set_=changes)
+        upsert(connection, sites)
+        .values(values)
+        .on_conflict_do_update(index_elements=["cluster"], set_=changes)
     )
 
 
