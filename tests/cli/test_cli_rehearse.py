@@ -167,11 +167,11 @@ def test_a_scenario_is_rehearsed_the_same_for_the_same_seed_only(dure):
 def test_dials_and_keys_of_a_scenario_can_be_set(dure):
     found = rehearsed(
         dure, "run", "two-sites", "--out", "one",
-        "--set", "recalls_max=0", "--set", "rehearsal.ends=2026-11-23T12:00Z",
+        "--set", "min_runtime_s=1000000", "--set", "rehearsal.ends=2026-11-23T12:00Z",
     )  # fmt: skip
 
     assert found["preemptions"] == 0
-    assert found["settings"]["recalls_max"] == "0"
+    assert found["settings"]["min_runtime_s"] == "1000000"
 
 
 def test_a_sweep_answers_each_setting_and_writes_it_down(dure, folder):

@@ -176,7 +176,7 @@ def test_a_wrong_setting_is_refused_with_what_is_known(setting, sentence):
             "seed = 1",
             "seed = 1\njobs_max = 100",
             "[[workload]]",
-            "jobs, most of them startups; rehearsal.jobs_max is 100: lower a load, raise",
+            "jobs, most of them hill-own; rehearsal.jobs_max is 100: lower a load, raise",
         ),
         ("load = 1.2", "load = nan", "load = nan", "load is nan; write a number above 0"),
         ("load = 1.2", "load = inf", "load = inf", "load is inf; write a number above 0"),
