@@ -12,7 +12,7 @@ class Tuning:
     recall_s: int = 60
     """What a recall takes at most where a job names no grace of its own."""
     recalls_max: int = 3
-    """How often one task may be called back before it is the last that is."""
+    """After so many recalls a task goes last: it is called back again only where no other will do."""
     min_runtime_s: int = 600
     """How long a borrower runs before it can be called back."""
     half_life_s: int = 7 * 24 * 3_600
@@ -21,8 +21,8 @@ class Tuning:
     """A task that has waited so long comes before all that have not, oldest first."""
     patience_s: int = 14 * 24 * 3_600
     """When a blocked head without a limit of its own has nodes kept for it. One whose walltime its
-    engine enforces has them at once (EASY); kept on the word of a mere estimate, they idle: on the
-    ITP trace that costs every job 4 % of its time, and a wait of two weeks is the exception."""
+    engine enforces has them at once (EASY); kept on the word of a mere estimate, they may idle for
+    nothing. What that costs depends on the nation: docs/adr/0016 has figures to either side."""
     rank_period_s: int = 900
     """How often fair share is looked at anew (Slurm's PriorityCalcPeriod, 5 minutes there)."""
     borrow_before_recall_s: int = 6 * 3_600
