@@ -63,6 +63,19 @@ def test_in_whatever_order_it_learns_of_the_past_the_result_is_the_same(charged,
     assert standings(usage, later_ms) == standings(shuffled, later_ms)
 
 
+@given(charges, spans)
+def test_what_is_undone_was_never_there(charged, ran):
+    usage, untouched = fair(), fair()
+    for charge in charged:
+        usage.charge(*charge)
+        untouched.charge(*charge)
+    for leaf, rate_milli, *between in ran:
+        usage.starts(leaf, rate_milli, min(between))
+        usage.ends(leaf, rate_milli, max(between))
+        usage.undo(leaf, rate_milli, min(between), max(between))
+    assert standings(usage, 30 * HALF_LIFE_MS) == standings(untouched, 30 * HALF_LIFE_MS)
+
+
 @given(charges, st.sampled_from(LEAVES), st.integers(1, 10**12), instants)
 def test_usage_never_makes_a_share_more_deserving(charged, leaf, credit_ms, at_ms):
     now_ms = 31 * HALF_LIFE_MS

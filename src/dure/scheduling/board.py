@@ -23,7 +23,7 @@ from dure.scheduling.lines import Kind, Lines
 from dure.scheduling.promise import Promise
 from dure.scheduling.scheduler import Scheduler
 from dure.scheduling.waiting import LATE, Demand, Line, Task
-from dure.scheduling.world import NEVER_MS, Occupation, PoolState, Request, World
+from dure.scheduling.world import NEVER_MS, Occupation, PoolState, Request, Usage, World
 from dure.shares import Cell, cells, changes_ms, path
 from dure.units import INSTANT_MS_MAX, MILLI
 
@@ -69,7 +69,10 @@ class Board:
         self._needs: Counter[str] = Counter()
         self._scarce: set[str] = set()
         self._made = 0
+        self._terms = _terms(world)
+        self._usage: dict[str, Usage] = {}
         self._nobody = Demand(-1, 0, ())
+        self._see_usage(world.usage)
         self._see_nodes(world.pools)
         self._see_running(world.occupations)
         for cell in promised:
@@ -90,16 +93,18 @@ class Board:
             and (mine.shares is world.shares or mine.shares == world.shares)
             and {state.pool.id: state.pool for state in mine.pools}
             == {state.pool.id: state.pool for state in world.pools}
-            and _terms(mine).items() <= _terms(world).items()
+            and all(self._terms.get(id_, terms) == terms for id_, terms in _terms(world).items())
         )
 
     def update(self, world: World) -> None:
         """Bring it up to a world that it serves. What was decided and is not there was dropped."""
         scheduler = self.scheduler
         self.world = world
+        self._terms |= _terms(world)
         self.gate.renew(Budgets(world))
         scheduler.readmit()
         scheduler.unreserve()
+        self._see_usage(world.usage)
         self._see_nodes(world.pools)
         self._see_running(world.occupations)
         self._see_waiting(world.requests)
@@ -133,6 +138,23 @@ class Board:
         self.scheduler.submit(probe)
         return probe
 
+    # ---- usage -----------------------------------------------------------------------------------
+
+    def _see_usage(self, usage: Iterable[Usage]) -> None:
+        """What has ended is charged as the world has it; only what runs is charged from here."""
+        if self.fair is None:
+            return
+        shares = self.world.shares.by_id
+        new = {used.share: used for used in usage if used.share in shares}
+        for share in sorted(self._usage.keys() | new.keys()):
+            before, now = self._usage.get(share), new.get(share)
+            if before is not now and before != now:
+                if before is not None:
+                    self.fair.charge(share, -before.credit_ms, before.at_ms)
+                if now is not None:
+                    self.fair.charge(share, now.credit_ms, now.at_ms)
+        self._usage = new
+
     # ---- nodes -----------------------------------------------------------------------------------
 
     def _see_nodes(self, pools: Iterable[PoolState]) -> None:
@@ -154,7 +176,7 @@ class Board:
             if task is None:
                 if self._fixed.get(held.attempt_id) != held:
                     new.append(held)
-            elif task.source is not held and task.source != held:
+            elif self._is_news(task, held):
                 self._follow(task, held)
         for attempt_id in [id_ for id_ in self._fixed if id_ not in seen]:
             self._fix(self._fixed.pop(attempt_id), -1)
@@ -185,6 +207,15 @@ class Board:
         self.running[held.attempt_id] = task
         self._note(task, held)
 
+    @staticmethod
+    def _is_news(task: Task, held: Occupation) -> bool:
+        """Whether the world tells of it what the board does not know: a recall that was dropped
+        leaves all else as it was.
+        """
+        if task.notice_ms != held.recalled_ms:
+            return True
+        return task.source is not held and task.source != held
+
     def _follow(self, task: Task, held: Occupation) -> None:
         """What is new of something that runs."""
         if _is_as_decided(task, held):
@@ -196,7 +227,7 @@ class Board:
     def _note(self, task: Task, held: Occupation) -> None:
         dropped = task.notice_ms is not None and held.recalled_ms is None
         task.source = held
-        task.started_ms = held.started_ms
+        self._has_run_since(task, held.started_ms)
         expected_ms = held.ends_ms if held.expected_ms is None else held.expected_ms
         task.expected_ms = max(1, expected_ms - held.started_ms)
         task.release_ms = max(held.ends_ms, self.world.now_ms + 1)
@@ -212,14 +243,42 @@ class Board:
         if dropped:
             self._break_off(task)
 
+    def _has_run_since(self, task: Task, started_ms: int) -> None:
+        """It is charged from when it started, not from when that was decided."""
+        share, rate_milli = task.line.share, self._rate_milli(task)
+        if self.fair is not None and share and task.started_ms != started_ms:
+            self.fair.ends(share, rate_milli, started_ms)
+            self.fair.undo(share, rate_milli, task.started_ms, started_ms)
+            self.fair.starts(share, rate_milli, started_ms)
+        task.started_ms = started_ms
+
+    @staticmethod
+    def _rate_milli(task: Task) -> int:
+        assert task.lane is not None
+        return task.lane.weight_milli * task.gpus
+
     def _break_off(self, task: Task) -> None:
         """Its recall was dropped: who was owed its nodes is so no more, and asks again."""
-        assert task.lane is not None
-        for keep in [k for k in task.lane.keeps if k.promise is not None]:
+        lane = task.lane
+        assert lane is not None
+        for keep in [k for k in lane.keeps if k.promise is not None]:
             if keep.nodes & task.nodes and keep.task is not None:
                 waits = keep.task
                 self.scheduler.withdraw(waits)
                 self.scheduler.submit(waits)
+        if task.promise is None:
+            self._may_move_under(task, lane)
+
+    def _may_move_under(self, task: Task, lane: Lane) -> None:
+        """A borrower moves under a promise of its own share's as soon as that has room."""
+        for promise in self._covering(task, lane):
+            promise.own.append(task)
+            self.scheduler.promised(promise, promise.gpus)
+
+    def _covering(self, task: Task, lane: Lane) -> tuple[Promise, ...]:
+        if task.source.tier is Tier.SPARE:
+            return ()
+        return self.lines.covering(task.line.share).get(lane.index, ())
 
     def _put_in(self, held: Occupation) -> Task:
         lane = self.lanes[held.pool_id]
@@ -235,8 +294,6 @@ class Board:
         _reach(lane, task.nodes)
         lane.take(task.nodes, task.slots)
         lane.running += 1
-        spare = held.tier is Tier.SPARE
-        covered = () if spare else self.lines.covering(share).get(lane.index, ())
         if held.guarantor is not None:
             task.promise = lane.promises.get(held.guarantor)
             if task.promise is None:  # was promised once: it stays, and nobody else gets that
@@ -246,15 +303,22 @@ class Board:
         else:
             lane.borrowing += 1
             lane.lent += task.gpus
-            for promise in covered:
-                promise.own.append(task)
-                self.scheduler.promised(promise, promise.gpus)
+            self._may_move_under(task, lane)
+        task.started_ms = held.started_ms
         if self.fair is not None and share:
-            self.fair.starts(share, lane.weight_milli * task.gpus, held.started_ms)
+            self.fair.starts(share, self._rate_milli(task), held.started_ms)
         return task
 
     def _over(self, task: Task) -> None:
+        """It runs no more. After a borrower, its share's next one may move under a promise."""
+        lane, promise = task.lane, task.promise
+        assert lane is not None
+        share, rate_milli = task.line.share, self._rate_milli(task)
         self.scheduler.ended(task, self.world.now_ms)
+        if self.fair is not None and share:
+            self.fair.undo(share, rate_milli, task.started_ms, self.world.now_ms)
+        for covering in () if promise is not None else self._covering(task, lane):
+            self.scheduler.promised(covering, covering.gpus)
 
     def _fix(self, held: Occupation, sign: int) -> None:
         """Slots that are not there, or are there again. No end to wait for, nobody to call back."""
@@ -377,11 +441,7 @@ def _fair_share(world: World) -> FairShare | None:
     if not world.shares.shares:
         return None
     half_life_ms = world.tuning.half_life_s * MILLI
-    fair = FairShare(world.shares, half_life_ms, origin_ms=world.now_ms)
-    for used in sorted(world.usage, key=lambda used: used.share):
-        if used.share in world.shares.by_id:
-            fair.charge(used.share, used.credit_ms, used.at_ms)
-    return fair
+    return FairShare(world.shares, half_life_ms, origin_ms=world.now_ms)
 
 
 def _good_until_ms(world: World) -> int:
@@ -393,6 +453,7 @@ def _good_until_ms(world: World) -> int:
 
 
 def _terms(world: World) -> dict[str, object]:
+    """What quotes rest on: the terms of each allocation."""
     return {state.allocation.id: state.allocation for state in world.allocations}
 
 

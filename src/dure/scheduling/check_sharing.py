@@ -76,7 +76,7 @@ class _Checker:
                 yield Violation("guarantee", f"{what}: {used} GPUs used of {promised} promised")
 
     def borrowing(self) -> Iterator[Violation]:
-        """Who may not borrow gets only what nobody is promised."""
+        """Who may not borrow gets only what nobody is promised; the plan's borrowers come after."""
         for placed in self.plan.placements:
             request = self.requests.get(placed.task_id)
             if placed.guarantor is not None or request is None or self._may_borrow(request):
@@ -156,9 +156,12 @@ class _Checker:
                 yield use
 
     def _is_lent(self, use: _Use) -> bool:
-        """Whether what runs or starts beyond guarantees is surely lent by others."""
+        """Whether what runs or starts beyond guarantees is surely lent by others, or surely before
+        those may borrow who may.
+        """
         if isinstance(use, Placement):
-            return True
+            request = self.requests.get(use.task_id)
+            return request is not None and not self._may_borrow(request)
         own = any((use.pool_id, share) in self.cells for share in self._path(use.share))
         return use.ends_ms < NEVER_MS and not own
 

@@ -106,6 +106,14 @@ class FairShare:
         """GPUs of this worth, taken before, are free again."""
         self._add(share, rate_milli * self._area_at(at_ms), -rate_milli)
 
+    def undo(self, share: str, rate_milli: int, from_ms: int, to_ms: int) -> None:
+        """Take back, to the last bit, what a start and its end were charged: it never was, or is
+        charged by other figures.
+        """
+        start = self._start_charge_ms * self._scaled(1, from_ms)
+        area = self._area_at(to_ms) - self._area_at(from_ms)
+        self._add(share, -rate_milli * (start + area), 0)
+
     def rank(self, share: str, now_ms: int) -> tuple[int, ...]:
         """A key that sorts shares, the most deserving first: a number for each ancestor, from the
         root on, and for the share itself.
