@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nation import Nation, Site
+from postgres import Server
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -29,3 +30,11 @@ def nation(tmp_path: Path) -> Iterator[Nation]:
 def site(nation: Nation) -> Site:
     """NHN Cloud's national cluster with four nodes of eight B200."""
     return Site(nation)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL server; where none is installed, what needs it is skipped and says so."""
+    server = Server()
+    yield server
+    server.close()

@@ -72,7 +72,7 @@ def _for_sqlite(guard: Guard) -> Iterator[str]:
 
 def _for_postgresql(guard: Guard) -> Iterator[str]:
     steps = [
-        f"    IF {_condition(condition, 'IS DISTINCT FROM')} THEN\n"
+        f"    IF ({_condition(condition, 'IS DISTINCT FROM')}) THEN\n"
         f"        RAISE EXCEPTION USING MESSAGE = '{sentence}',"
         " ERRCODE = 'integrity_constraint_violation';\n"
         "    END IF;"
@@ -97,7 +97,7 @@ def _for_postgresql(guard: Guard) -> Iterator[str]:
 
 
 def _condition(text: str, differs: str) -> str:
-    return text.replace("{differs}", differs)
+    return text.strip().replace("{differs}", differs)
 
 
 _RENDER = {"sqlite": _for_sqlite, "postgresql": _for_postgresql}

@@ -31,6 +31,7 @@ WRITERS: Final = 0
 _WRITE: Final = "dure_write"
 _SERVER: Final = {
     "TimeZone": "UTC",
+    "client_encoding": "UTF8",
     # A machine that is gone is noticed, and its locks are free, after 10 + 3 * 5 s.
     "tcp_keepalives_idle": 10,
     "tcp_keepalives_interval": 5,
@@ -46,7 +47,7 @@ def url(text: str) -> URL:
     """
     try:
         found = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         found = None
     if found is None or found.drivername not in {"postgresql", "postgres"} or not found.database:
         raise RefusedError(
