@@ -1,0 +1,223 @@
+"""One attempt at a Slurm cluster, on disk: that Slurm was asked, which job it became, how it ended.
+
+`attempt.json` is written before sbatch is called, and once more with the job's id after it. An
+attempt without an id is one that Slurm may have or not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from dure import codec
+from dure.engines import EngineEnd, Launch, Observation, Phase
+from dure.engines.layout import lay_out
+from dure.engines.local import shim
+from dure.engines.ranks import Exit, RankExit, deciding, detail_of
+from dure.engines.slurm.answers import Run, ms
+from dure.errors import RefusedError
+
+log = structlog.get_logger("dure.engine")
+
+ATTEMPT: Final = "attempt.json"
+ENDED: Final = "ended.json"
+JOB_LOG: Final = "slurm.log"
+
+_BY_SLURM: Final = frozenset({EngineEnd.NODE_FAILED, EngineEnd.WALLTIME_REACHED})
+"""Ends of which Slurm alone knows, whatever the ranks have written."""
+_WORDS_MAX: Final = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is kept of an attempt that Slurm was asked to run: no user text, no secrets."""
+
+    attempt_id: str
+    nodes: int
+    grace_s: int
+    asked_ms: int
+    job_id: int | None = None
+    submitted_s: int | None = None
+    """With the job's id the attempt's name in Slurm: a requeued job has another."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """An attempt, and what was last seen of it. `folder` does not exist for one that only Slurm
+    knows of.
+    """
+
+    folder: Path
+    asked: Asked
+    seen: Observation | None = None
+
+    @property
+    def ended(self) -> Observation | None:
+        """Its end, once that is known: it does not change."""
+        return self.seen if self.seen is not None and self.seen.phase is Phase.ENDED else None
+
+    def become(self, job_id: int, submitted_s: int | None = None) -> None:
+        """Notes which job it is, and when that was submitted, when either is first known."""
+        asked = self.asked
+        if asked.job_id is None:
+            asked = dataclasses.replace(asked, job_id=job_id)
+        if asked.submitted_s is None and asked.job_id == job_id:
+            asked = dataclasses.replace(asked, submitted_s=submitted_s)
+        if asked != self.asked:
+            self.asked = asked
+            if self.folder.exists():
+                shim.write_over(self.folder / ATTEMPT, dataclasses.asdict(asked))
+
+    def is_job(self, run: Run) -> bool:
+        """Whether this is the attempt's own run, not one of another job or after a requeue."""
+        return (run.job_id, run.submitted_s) == (self.asked.job_id, self.asked.submitted_s)
+
+    def live(self, run: Run, cluster: str) -> None:
+        """Notes how far its run is, which has not ended."""
+        self.seen = Observation(
+            attempt_id=self.asked.attempt_id,
+            engine_id=engine_id(cluster, run),
+            phase=run.phase,
+            started_ms=ms(run.started_s) if run.phase is Phase.RUNNING else None,
+        )
+
+    def settle(self, run: Run, cluster: str) -> None:
+        """Notes how it ended: when, is Slurm's word; how, its ranks' where Slurm has no other."""
+        end, exit_code, detail = self._verdict(run)
+        never = run.started_s == run.ended_s and not self.exits()  # as Slurm writes it
+        self.seen = Observation(
+            attempt_id=self.asked.attempt_id,
+            engine_id=engine_id(cluster, run),
+            phase=Phase.ENDED,
+            started_ms=None if never else ms(run.started_s),
+            ended_ms=ms(run.ended_s),
+            end=end,
+            exit_code=exit_code,
+            detail=detail,
+        )
+        if self.folder.exists():
+            shim.write_over(self.folder / ENDED, _plain(self.seen))
+            (self.folder / shim.LAUNCH).unlink(missing_ok=True)
+
+    def has_told(self, run: Run) -> bool:
+        """Whether an ended run needs no other word than the controller's and its ranks'."""
+        told = run.end is not EngineEnd.ERRED or len(self.exits()) == self.asked.nodes
+        return told and run.ended_s is not None
+
+    def exits(self) -> list[RankExit]:
+        """How each rank ended that has written so."""
+        found = []
+        for rank in range(self.asked.nodes):
+            content = _read(self.folder / str(rank) / shim.EXIT)
+            with contextlib.suppress(RefusedError):
+                if content is not None:
+                    exit_ = codec.decode(Exit, content)
+                    found.append(RankExit(rank, **dataclasses.asdict(exit_)))
+        return found
+
+    def _verdict(self, run: Run) -> tuple[EngineEnd, int | None, str]:
+        exits = self.exits()
+        end = run.end or EngineEnd.NODE_FAILED  # a run that was requeued: its nodes were taken
+        if end in _BY_SLURM or run.state == "OUT_OF_MEMORY" or len(exits) < self.asked.nodes:
+            return self._by_state(run, end, exits)
+        first = deciding(exits)
+        return first.end, first.exit_code, detail_of(exits)
+
+    def _by_state(
+        self, run: Run, end: EngineEnd, exits: list[RankExit]
+    ) -> tuple[EngineEnd, int | None, str]:
+        """The end where ranks say nothing, or not what counts."""
+        detail = f"Slurm: {run.state.lower().replace('_', ' ')}"
+        begun = any((self.folder / str(r) / shim.BEGUN).exists() for r in range(self.asked.nodes))
+        if end is EngineEnd.ERRED and not begun and not exits and self.folder.exists():
+            return EngineEnd.START_FAILED, None, ": ".join(filter(None, (detail, self._words())))
+        return end, None if end is EngineEnd.NODE_FAILED else run.exit_code, detail
+
+    def _words(self) -> str:
+        """What the batch script said last, of a rank that could not be started."""
+        for path in (self.folder / JOB_LOG, *sorted(self.folder.glob("srun.*.err"))):
+            lines = (_read(path) or b"").decode("utf-8", "replace").strip().splitlines()
+            if lines:
+                return lines[-1][:_WORDS_MAX]
+        return ""
+
+    def ask_to_stop(self) -> float:
+        """Writes the stop that its ranks look for; how many seconds ago that first was."""
+        stop = self.folder / shim.STOP
+        shim.write_once(stop, {"cause": shim.ASKED})
+        return max(0.0, time.time() - stop.stat().st_mtime)
+
+
+def engine_id(cluster: str, run: Run) -> str:
+    """The name of one run in Slurm: cluster, job id, and when it was submitted."""
+    return f"{cluster}:{run.job_id}:{run.submitted_s}"
+
+
+def write(place: Path, launch: Launch, folder: Path, path: str) -> Attempt:
+    """Lays everything down that the nodes read. From here on Slurm may have the attempt.
+
+    Raises OSError.
+    """
+    content = {
+        "argv": lay_out(place, launch),
+        "folder": str(folder.absolute()),
+        "walltime_s": launch.walltime_s,
+        "notice": launch.notice.value,
+        "grace_s": launch.grace_s,
+        "gpus_per_node": launch.gpus_per_node,
+        "environment": {
+            "PATH": path,
+            "LANG": "C.UTF-8",
+            "PYTHONUNBUFFERED": "1",  # or a job's log would come at its end
+            **launch.env,
+            "DURE_ATTEMPT_ID": launch.attempt_id,
+        },
+    }
+    shim.write_once(place / shim.LAUNCH, content)
+    asked = Asked(
+        attempt_id=launch.attempt_id,
+        nodes=len(launch.nodes),
+        grace_s=launch.grace_s,
+        asked_ms=time.time_ns() // 1_000_000,
+    )
+    shim.write_once(place / ATTEMPT, dataclasses.asdict(asked), durable=True)
+    shim.sync_folder(place.parent)
+    return Attempt(place, asked)
+
+
+def load(attempts: Path) -> dict[str, Attempt]:
+    """The attempts on disk. A folder of which Slurm was never told is left out."""
+    found = {}
+    for folder in sorted(attempts.iterdir()):
+        asked = _decoded(Asked, folder / ATTEMPT)
+        if asked is not None and asked.attempt_id == folder.name:
+            seen = _decoded(Observation, folder / ENDED)
+            found[asked.attempt_id] = Attempt(folder, asked, seen)
+    return found
+
+
+def _decoded(type_: type[Any], path: Path) -> Any:
+    content = _read(path)
+    try:
+        return None if content is None else codec.decode(type_, content)
+    except RefusedError as error:
+        log.warning("attempt-lost", folder=path.parent.name, error=str(error))
+        return None
+
+
+def _read(path: Path) -> bytes | None:
+    """A file that a job may have put anything in the place of."""
+    try:
+        return shim.read_whole(path)
+    except (shim.SpoiltError, OSError):
+        return None
+
+
+def _plain(seen: Observation) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(seen).items() if value is not None}
