@@ -53,6 +53,7 @@ ELSEWHERE = {
     "demo": "starts a federation; tests/demo reads its JSON",
     "up": "runs until Ctrl-C and takes no --output",
     "serve": "runs until Ctrl-C and takes no --output",
+    "sbatch": "reads its words itself; tests/sbatch reads its --json",
     "login": "answers on stderr only and takes no --output",
     "rehearse run": "tests/cli/test_cli_rehearse.py reads its JSON",
     "rehearse trace": "tests/cli/test_cli_rehearse.py reads its JSON",

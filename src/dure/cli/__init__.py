@@ -19,6 +19,7 @@ from dure.cli.shell import Shell
 _NOUNS: Final = (
     "dure.cli.federation",
     "dure.cli.submit",
+    "dure.cli.sbatch",
     "dure.cli.jobs",
     "dure.cli.outputs",
     "dure.cli.accounts",

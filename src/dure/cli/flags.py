@@ -111,6 +111,15 @@ class Flags:
     ] = None
     priority: Annotated[int | None, _option("--priority", "0 to 100; higher is sooner.")] = None
     retries: Annotated[int | None, _option("--retries", "After its own failures.")] = None
+    sbatch: Annotated[
+        bool, _option("--sbatch", "FILE is a Slurm batch script; arguments go after --.")
+    ] = False
+    dry_run: Annotated[
+        bool, _option("--dry-run", "With --sbatch: only report what becomes of it.")
+    ] = False
+    anyway: Annotated[
+        bool, _option("--anyway", "With --sbatch: though something cannot be kept.")
+    ] = False
     key: Annotated[
         str | None,
         _option("--key", "Idempotency key: the same key twice is one submission."),
@@ -154,7 +163,7 @@ def drafts(flags: Flags, command: tuple[str, ...] | None, shell: Shell) -> tuple
     """
     if command == ():
         raise RefusedError("bad-input", "There is no command after --; write -- python train.py.")
-    over = _draft(flags, command, shell)
+    over = draft_of(flags, command, shell)
     if flags.file is None:
         if command is None:
             raise RefusedError(
@@ -205,7 +214,8 @@ def _file(name: str, shell: Shell) -> tuple[Draft, ...]:
         ) from None
 
 
-def _draft(flags: Flags, command: tuple[str, ...] | None, shell: Shell) -> Draft:
+def draft_of(flags: Flags, command: tuple[str, ...] | None, shell: Shell) -> Draft:
+    """What the flags alone say. Raises RefusedError."""
     with refusing():
         return Draft(
             name=flags.name,

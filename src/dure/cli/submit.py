@@ -42,24 +42,34 @@ def register(app: typer.Typer) -> None:
 def submit(ctx: typer.Context, flags: Flags, command: tuple[str, ...] | None) -> None:
     """Submit a job: FILE, or flags and -- COMMAND. --gpus counts the GPUs of each node."""
     shell = shell_of(ctx)
+    if flags.sbatch:
+        from dure.cli import sbatch  # noqa: PLC0415 (it is made of this module's own steps)
+
+        sbatch.submit_with_flags(shell, flags, command or ())
+        return
     made = drafts(flags, command, shell)
-    key = _key(flags.key)
+    key = checked_key(flags.key)
     with shell.client() as client:
-        made = _with_project(made, client, shell)
+        made = with_project(made, client, shell)
         # Everything is checked before anything is uploaded.
         requests(made, shell.environ, [None] * len(made))
-        workdirs = _upload(made, client, shell)
+        workdirs = upload(made, client, shell)
         submission = Submission(requests(made, shell.environ, workdirs))
-        accepted = _submit(client, submission, key)
+        accepted = submit_once(client, submission, key)
     emit(shell, flags.output, accepted, lambda to: _show_accepted(to, accepted))
 
 
 def plan(ctx: typer.Context, flags: Flags, command: tuple[str, ...] | None) -> None:
     """Say where and when a job could run, at what cost, and what is excluded. Commits nothing."""
     shell = shell_of(ctx)
+    if flags.sbatch:
+        from dure.cli import sbatch  # noqa: PLC0415 (as above)
+
+        sbatch.submit_with_flags(shell, replace(flags, dry_run=True), command or ())
+        return
     made = drafts(flags, command, shell)
     with shell.client() as client:
-        made = _with_project(made, client, shell)
+        made = with_project(made, client, shell)
         asked = requests(made, shell.environ, [None] * len(made))
         planned = [Planned(one.spec.name, client.plan(one.spec)) for one in asked]
         tables = flags.output is Output.TABLE
@@ -97,7 +107,8 @@ def _pools(client: Client, planned: Sequence[Planned]) -> dict[str, PoolView]:
     return {one.pool: one for one in client.pools()} if None in starts else {}
 
 
-def _key(given: str | None) -> str:
+def checked_key(given: str | None) -> str:
+    """The idempotency key that was given, or a new one. Raises RefusedError."""
     if given is None:
         return str(uuid.uuid4())
     if not 1 <= len(given) <= KEY_MAX or any(not "!" <= char <= "~" for char in given):
@@ -107,7 +118,8 @@ def _key(given: str | None) -> str:
     return given
 
 
-def _submit(client: Client, submission: Submission, key: str) -> Accepted:
+def submit_once(client: Client, submission: Submission, key: str) -> Accepted:
+    """Submit; where no answer comes, say how to repeat it safely. Raises the client's errors."""
     from dure.client import UnreachableError  # noqa: PLC0415 (keeps `dure --help` quick)
 
     try:
@@ -119,7 +131,7 @@ def _submit(client: Client, submission: Submission, key: str) -> Accepted:
         ) from error
 
 
-def _with_project(made: tuple[Draft, ...], client: Client, shell: Shell) -> tuple[Draft, ...]:
+def with_project(made: tuple[Draft, ...], client: Client, shell: Shell) -> tuple[Draft, ...]:
     """Drafts that name no project get the configured one, or the caller's only one."""
     if all(one.project for one in made):
         return made
@@ -136,7 +148,7 @@ def _only_project(client: Client) -> str:
     raise RefusedError("bad-input", f"Say which project it is for with --project; {which}.")
 
 
-def _upload(made: Sequence[Draft], client: Client, shell: Shell) -> list[str | None]:
+def upload(made: Sequence[Draft], client: Client, shell: Shell) -> list[str | None]:
     """The digests of the drafts' folders, each folder read once and uploaded to its project."""
     from dure import workdir  # noqa: PLC0415 (only where there is a folder)
 
@@ -182,7 +194,7 @@ def _show_forecast(to: Console, forecast: Forecast, unit: BudgetUnit | None, now
                 option.operator_id,
                 option.pool_id,
                 option.gpu_model,
-                _start(option.starts_ms, now_ms),
+                start_text(option.starts_ms, now_ms),
                 _range(option.likely_from_ms, option.likely_until_ms, now_ms),
                 _range(option.surely_from_ms, option.surely_until_ms, now_ms),
                 amount(option.hold, unit) if unit else f"{option.hold:,}",
@@ -228,7 +240,8 @@ def _unforeseen(pool: PoolView, asked: Resources) -> str | None:
     return None
 
 
-def _start(starts_ms: int | None, now_ms: int) -> str:
+def start_text(starts_ms: int | None, now_ms: int) -> str:
+    """When it starts: `now`, an instant, or that none is foreseen."""
     if starts_ms is None:
         return "not foreseen"
     if starts_ms <= now_ms:
