@@ -219,7 +219,7 @@ def figures(board):
         (lane.pool_id, lane.up, lane.idle, lane.lent, lane.borrowing, lane.running)
         for lane in board.lanes.values()
     ]
-    free = [[lane.free[node] for node in ordinals(lane.up)] for lane in board.lanes.values()]
+    free = [[lane.free.of[node] for node in ordinals(lane.up)] for lane in board.lanes.values()]
     return lanes, free, sorted(board.waiting), sorted(board.outside)
 
 

@@ -76,8 +76,12 @@ class _Checker:
                 yield Violation("guarantee", f"{what}: {used} GPUs used of {promised} promised")
 
     def borrowing(self) -> Iterator[Violation]:
-        """Who may not borrow gets only what nobody is promised."""
+        """Who may not borrow gets only what nobody is promised, at its turn: what is lent to others
+        later takes nothing away.
+        """
+        later = set(self.plan.placements)
         for placed in self.plan.placements:
+            later.discard(placed)
             request = self.requests.get(placed.task_id)
             if placed.guarantor is not None or request is None or self._may_borrow(request):
                 continue
@@ -87,7 +91,11 @@ class _Checker:
                 if state.pool.id == placed.pool_id
             )
             promised = sum(gpus for (pool, _), gpus in self.cells.items() if pool == placed.pool_id)
-            lent = sum(_gpus(use) for use in self._borrowers(placed.pool_id) if self._is_lent(use))
+            lent = sum(
+                _gpus(use)
+                for use in self._borrowers(placed.pool_id)
+                if use not in later and self._is_lent(use)
+            )
             if promised and lent > up - promised:
                 yield Violation(
                     "borrow", f"task {placed.task_id} on {placed.pool_id}: it may not borrow"
