@@ -13,7 +13,7 @@ one above it gains nothing, as with nice(1).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +28,9 @@ Turn = tuple[int, tuple[int, ...], int, int, int]
 
 Promises = Mapping[int, tuple["Promise", ...]]
 NOTHING: Final[Promises] = MappingProxyType({})
+
+STALE_MAX: Final = 64
+"""Entries of turns that may be out of date, beyond as many as are not, before they are cleaned."""
 
 LATE: Final = 0
 IN_TIME: Final = 1
@@ -178,8 +181,11 @@ class Line:
         late, _, cost, serial = head.place  # type: ignore[misc]
         nice = max(0, PRIORITY_DEFAULT - head.priority)
         turn = (late, rank if late else (), nice, cost, serial)
-        if self.turn != turn:
-            self.turn = turn
+        before = self.turn
+        if before == turn:
+            return
+        self.turn = turn
+        if before is None or turn < before:
             self.demand.turns.push(self)
             for claim in self.claims:
                 claim.turns.push(self)
@@ -203,32 +209,43 @@ class Line:
 
 
 class Turns:
-    """Lines by whose turn it is. A line may stand in several; its entry goes when it comes to the
-    top and is not its turn any more.
+    """Lines by whose turn it is. A line may stand in several, and in each more than once.
+
+    A turn that comes earlier is entered at once. One that comes later is found out when the entry
+    reaches the top, as most never do before they change again.
     """
 
-    __slots__ = ("_heap",)
+    __slots__ = ("_heap", "_most")
 
     def __init__(self) -> None:
         self._heap: list[tuple[Turn, int, Line]] = []
+        self._most = STALE_MAX
 
     def push(self, line: Line) -> None:
-        """A line has a new turn."""
+        """A line has its turn earlier than before."""
         turn = line.turn
         assert turn is not None
         heappush(self._heap, (turn, turn[-1], line))
+        if len(self._heap) > self._most:
+            lines = dict.fromkeys(entry[2] for entry in self._heap)
+            turns = [(line.turn, line.turn[-1], line) for line in lines if line.turn is not None]
+            self._heap = turns
+            heapify(self._heap)
+            self._most = 2 * len(turns) + STALE_MAX
 
     def first(self, rank: Callable[[str], tuple[int, ...]]) -> Line | None:
         """The line whose turn it is, by fair share as it stands now."""
-        heap = self._heap
-        while heap:
+        while heap := self._heap:
             turn, _, line = heap[0]
-            if line.turn is not turn:
-                heappop(heap)
-            elif turn[0] == LATE or turn[1] == (now := rank(line.share)):
-                return line
-            else:
+            current = line.turn
+            if current is turn:
+                if turn[0] == LATE or turn[1] == (now := rank(line.share)):
+                    return line
                 line.place(now)
+            elif current is None or current < turn:  # it stands further up, or nowhere
+                heappop(heap)
+            else:
+                heapreplace(heap, (current, current[-1], line))
         return None
 
 
