@@ -93,7 +93,7 @@ class Queue:
         for claim in line.claims:
             if not claim.is_up:
                 claim.is_up = True
-                for promise in claim.promises:
+                for _, promise in claim.pairs:
                     promise.claims[claim] = None
 
     def leave(self, task: Task) -> None:
@@ -121,7 +121,7 @@ class Queue:
             return line.turn
         if isinstance(whose, Claim):
             whose.is_up = False
-            for promise in whose.promises:
+            for _, promise in whose.pairs:
                 promise.claims.pop(whose, None)
         elif self.active.pop(whose.serial, None) is not None:
             for offer in whose.offers:

@@ -12,7 +12,7 @@ one above it gains nothing, as with nice(1).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from heapq import heapify, heappop, heappush, heapreplace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -152,12 +152,14 @@ class Line:
         """The demand's offers in whose lanes something is promised."""
         return tuple(o for o in self.demand.offers if self.promises.get(o.lane.index))
 
-    def open(self) -> Iterator[tuple[Offer, Promise]]:
-        """The promises that have room for one more task, in order of offers."""
-        for offer in self.demand.offers:
-            for promise in self.promises.get(offer.lane.index, ()):
-                if promise.gpus - promise.used >= offer.gpus:
-                    yield offer, promise
+    def open(self) -> list[tuple[Offer, Promise]]:
+        """The promises that have room for one more task, the nearest share's first."""
+        return [
+            pair
+            for claim in self.claims
+            for pair in claim.pairs
+            if pair[1].gpus - pair[1].used >= pair[0].gpus
+        ]
 
     def push(self, task: Task) -> None:
         """Put a task, or put it anew, where it belongs."""
@@ -252,11 +254,12 @@ class Turns:
 class Claim:
     """Those lines of a demand that the promises of one share, the holder, cover."""
 
-    __slots__ = ("demand", "is_up", "promises", "turns")
+    __slots__ = ("demand", "is_up", "pairs", "turns")
 
-    def __init__(self, demand: Demand, promises: tuple[Promise, ...]) -> None:
+    def __init__(self, demand: Demand, pairs: tuple[tuple[Offer, Promise], ...]) -> None:
         self.demand = demand
-        self.promises = promises
+        self.pairs = pairs
+        """Each of those promises, and the offer in whose lane it is."""
         self.is_up = False
         """Whether its promises know of it, as something waits in it."""
         self.turns = Turns()
@@ -297,12 +300,15 @@ class Demand:
         """A new line of this demand; see there."""
         line = Line(self, share, gpus, source, promises)
         self.lines.append(line)
-        held: dict[str, list[Promise]] = {}
-        for index in self.by_lane:
-            for promise in promises.get(index, ()):
-                held.setdefault(promise.share, []).append(promise)
-        for holder, its in held.items():
+        held: dict[str, list[tuple[Offer, Promise]]] = {}
+        nearness: dict[str, int] = {}
+        for index, offer in self.by_lane.items():
+            for above, promise in enumerate(promises.get(index, ())):
+                held.setdefault(promise.share, []).append((offer, promise))
+                nearness[promise.share] = max(above, nearness.get(promise.share, 0))
+        for holder, pairs in held.items():
             if holder not in self._claims:
-                self._claims[holder] = Claim(self, tuple(its))
-        line.claims = tuple(self._claims[holder] for holder in held)
+                self._claims[holder] = Claim(self, tuple(pairs))
+        nearest = sorted(held, key=nearness.__getitem__)
+        line.claims = tuple(self._claims[holder] for holder in nearest)
         return line
