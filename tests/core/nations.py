@@ -121,18 +121,11 @@ class Theatre:
         borrows: bool,  # noqa: FBT001
     ) -> Line:
         offers = tuple(
-            Offer(
-                lane,
-                nodes,
-                slots,
-                0,
-                tuple(lane.promises[held] for held in HOLDERS[share] if held in lane.promises),
-            )
+            Offer(lane, nodes, slots, 0)
             for lane in (self.lanes[pool] for pool in pools)
             if slots <= lane.slots
         )
-        held = tuple((o.lane.index, *(p.share for p in o.promises)) for o in offers)
-        key = (nodes, slots, held, borrows)
+        key = (nodes, slots, tuple(o.lane.index for o in offers), borrows)
         demand = self.demands.get(key)
         if demand is None:
             demand = self.demands[key] = Demand(len(self.demands), nodes, offers)
@@ -140,9 +133,11 @@ class Theatre:
         for line in demand.lines:
             if line.share == share:
                 return line
-        line = Line(demand, share, nodes * slots, None)
-        demand.lines.append(line)
-        return line
+        promises = {
+            o.lane.index: tuple(o.lane.promises[h] for h in HOLDERS[share] if h in o.lane.promises)
+            for o in offers
+        }
+        return demand.line(share, nodes * slots, None, promises)
 
     def task(self, serial: int, work: Work) -> Task:
         task = self.tasks[serial] = Task(serial, self.lines[work.kind], work)

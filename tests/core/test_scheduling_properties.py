@@ -218,7 +218,7 @@ def figures(board):
         (lane.pool_id, lane.up, lane.idle, lane.lent, lane.borrowing, lane.running)
         for lane in board.lanes.values()
     ]
-    free = [[lane.free[node] for node in ordinals(lane.up)] for lane in board.lanes.values()]
+    free = [[lane.free.of[node] for node in ordinals(lane.up)] for lane in board.lanes.values()]
     shares = sorted(board.world.shares.by_id)
     used = [board.fair.rank(share, board.world.now_ms) for share in shares if board.fair]
     return lanes, free, sorted(board.waiting), sorted(board.outside), used

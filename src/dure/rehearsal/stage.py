@@ -14,7 +14,7 @@ from dure.scheduling.lane import Lane
 from dure.scheduling.promise import Promise
 from dure.scheduling.scheduler import Scheduler
 from dure.scheduling.tuning import Tuning
-from dure.scheduling.waiting import Demand, Line, Offer, Task
+from dure.scheduling.waiting import NOTHING, Demand, Line, Offer, Promises, Task
 from dure.shares import Guarantee, Share, ShareKind, Shares, path
 
 _MS: Final = 1_000
@@ -71,6 +71,7 @@ class Stage:
         self._lines: dict[int, tuple[Kind, Line]] = {}
         self._demands: dict[tuple[object, ...], Demand] = {}
         self._by_terms: dict[tuple[object, ...], Line] = {}
+        self._covered: dict[str, Promises] = {}
 
     def promise(self, share: str, pool: str, gpus: int) -> None:
         """From now on, a share is promised so many GPUs of a pool. All shares that ever are must
@@ -96,9 +97,7 @@ class Stage:
         """A task runs already, on its nodes of a lane: under that share's guarantee, or borrowing
         where there is no such promise any more.
         """
-        if task.nodes.bit_length() > len(lane.free):  # on nodes that are to go, or down
-            lane.bring_up(beyond := 1 << (task.nodes.bit_length() - 1))
-            lane.take_down(beyond)
+        lane.know(task.nodes)  # some are to go, or down
         lane.take(task.nodes, task.slots)
         lane.running += 1
         task.lane = lane
@@ -108,8 +107,7 @@ class Stage:
         else:
             lane.borrowing += 1
             lane.lent += task.gpus
-            offer = task.line.demand.by_lane.get(lane.index)
-            for own in offer.promises if offer else ():
+            for own in task.line.promises.get(lane.index, ()):
                 own.own.append(task)
         lane.note(task)
         if self.scheduler.fair is not None and task.line.share:
@@ -139,12 +137,24 @@ class Stage:
 
     def _line(self, kind: Kind) -> Line:
         demand = self._demand(kind)
-        terms = (demand.serial, kind.share)
+        terms = (demand.serial, kind.share, kind.tier is Tier.SPARE)
         line = self._by_terms.get(terms)
         if line is None:
-            line = self._by_terms[terms] = Line(demand, kind.share, kind.gpus, kind)
-            demand.lines.append(line)
+            promises = NOTHING if kind.tier is Tier.SPARE else self._covering(kind.share)
+            line = self._by_terms[terms] = demand.line(kind.share, kind.gpus, kind, promises)
         return line
+
+    def _covering(self, share: str) -> Promises:
+        """The promises that cover a share, by lane, those of the nearest share first."""
+        known = self._covered.get(share)
+        if known is None:
+            holders = self._paths.get(share, ())
+            known = self._covered[share] = {
+                lane.index: tuple(lane.promises[held] for held in holders if held in lane.promises)
+                for lane in self.lanes
+                if any(held in lane.promises for held in holders)
+            }
+        return known
 
     def _demand(self, kind: Kind) -> Demand:
         holders = self._paths.get(kind.share, ())
@@ -153,25 +163,12 @@ class Stage:
             and kind.tier is not Tier.RESERVED
             and all(self.shares.by_id[share].may_borrow for share in holders)
         )
-        if kind.tier is Tier.SPARE:
-            holders = ()
         lanes = tuple(lane for lane, place in zip(self.lanes, self.places, strict=True)
                       if self._suits(kind, place))  # fmt: skip
-        promises = tuple(
-            tuple(lane.promises[share] for share in holders if share in lane.promises)
-            for lane in lanes
-        )
-        held = tuple(
-            (lane.index, *(promise.share for promise in mine))
-            for lane, mine in zip(lanes, promises, strict=True)
-        )
-        key = (kind.nodes, kind.gpus_per_node, borrows, held)
+        key = (kind.nodes, kind.gpus_per_node, borrows, tuple(lane.index for lane in lanes))
         demand = self._demands.get(key)
         if demand is None:
-            offers = tuple(
-                Offer(lane, kind.nodes, kind.gpus_per_node, 0, mine)
-                for lane, mine in zip(lanes, promises, strict=True)
-            )
+            offers = tuple(Offer(lane, kind.nodes, kind.gpus_per_node, 0) for lane in lanes)
             demand = self._demands[key] = Demand(len(self._demands), kind.nodes, offers)
             demand.borrows = borrows
         return demand

@@ -239,7 +239,11 @@ class Board:
         if task.notice_ms is not None:
             task.spared = _LEAVING
         assert task.lane is not None
+        if dropped:
+            task.lane.fasten(task)
         task.lane.note(task)
+        if task.notice_ms is not None and task.promise is None and not task.loose:
+            task.lane.loosen(task)
         if dropped:
             self._break_off(task)
 
@@ -291,7 +295,7 @@ class Board:
         task.limited = True
         task.lane, task.nodes, task.slots = lane, nodes_of(held.nodes), held.slots_per_node
         task.gpus = held.slots_per_node * len(held.nodes)
-        _reach(lane, task.nodes)
+        lane.know(task.nodes)
         lane.take(task.nodes, task.slots)
         lane.running += 1
         if held.guarantor is not None:
@@ -324,7 +328,7 @@ class Board:
         """Slots that are not there, or are there again. No end to wait for, nobody to call back."""
         lane = self.lanes[held.pool_id]
         nodes = nodes_of(held.nodes)
-        _reach(lane, nodes)
+        lane.know(nodes)
         lane.take(nodes, sign * held.slots_per_node)
         if sign < 0:
             self.scheduler.nodes_changed(lane, lane.up)
@@ -455,14 +459,6 @@ def _good_until_ms(world: World) -> int:
 def _terms(world: World) -> dict[str, object]:
     """What quotes rest on: the terms of each allocation."""
     return {state.allocation.id: state.allocation for state in world.allocations}
-
-
-def _reach(lane: Lane, nodes: Nodes) -> None:
-    """Let a lane know nodes that are not up and on which something runs all the same."""
-    if nodes.bit_length() > len(lane.free):
-        down = 1 << (nodes.bit_length() - 1) & ~lane.up
-        lane.bring_up(down)
-        lane.take_down(down)
 
 
 def _is_as_decided(task: Task, held: Occupation) -> bool:

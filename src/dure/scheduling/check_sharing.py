@@ -76,8 +76,12 @@ class _Checker:
                 yield Violation("guarantee", f"{what}: {used} GPUs used of {promised} promised")
 
     def borrowing(self) -> Iterator[Violation]:
-        """Who may not borrow gets only what nobody is promised; the plan's borrowers come after."""
+        """Who may not borrow gets only what nobody is promised, at its turn: what is lent to others
+        later takes nothing away.
+        """
+        later = set(self.plan.placements)
         for placed in self.plan.placements:
+            later.discard(placed)
             request = self.requests.get(placed.task_id)
             if placed.guarantor is not None or request is None or self._may_borrow(request):
                 continue
@@ -87,7 +91,11 @@ class _Checker:
                 if state.pool.id == placed.pool_id
             )
             promised = sum(gpus for (pool, _), gpus in self.cells.items() if pool == placed.pool_id)
-            lent = sum(_gpus(use) for use in self._borrowers(placed.pool_id) if self._is_lent(use))
+            lent = sum(
+                _gpus(use)
+                for use in self._borrowers(placed.pool_id)
+                if use not in later and self._is_lent(use)
+            )
             if promised and lent > up - promised:
                 yield Violation(
                     "borrow", f"task {placed.task_id} on {placed.pool_id}: it may not borrow"
@@ -156,12 +164,9 @@ class _Checker:
                 yield use
 
     def _is_lent(self, use: _Use) -> bool:
-        """Whether what runs or starts beyond guarantees is surely lent by others, or surely before
-        those may borrow who may.
-        """
+        """Whether what runs or starts beyond guarantees is surely lent by others."""
         if isinstance(use, Placement):
-            request = self.requests.get(use.task_id)
-            return request is not None and not self._may_borrow(request)
+            return True
         own = any((use.pool_id, share) in self.cells for share in self._path(use.share))
         return use.ends_ms < NEVER_MS and not own
 

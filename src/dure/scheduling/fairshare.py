@@ -71,7 +71,7 @@ class FairShare:
     that names a share raises KeyError where the tree has no such share.
     """
 
-    __slots__ = ("_area", "_burst", "_half_life_ms", "_origin_ms", "_paths", "_start_charge_ms")
+    __slots__ = ("_burst", "_half_life_ms", "_latest", "_origin_ms", "_paths", "_start_charge_ms")
 
     def __init__(
         self,
@@ -91,28 +91,28 @@ class FairShare:
         self._burst = burst
         self._origin_ms = origin_ms
         self._paths = _paths(shares)
-        self._area = (origin_ms, self._scaled(half_life_ms / log(2), origin_ms))
+        self._latest = (origin_ms, self._scales(origin_ms))
 
     def charge(self, share: str, credit_ms: int, at_ms: int) -> None:
         """Count usage at one instant."""
-        self._add(share, MILLI * credit_ms * self._scaled(1, at_ms), 0)
+        self._add(share, MILLI * credit_ms * self._scales_at(at_ms)[0], 0)
 
     def starts(self, share: str, rate_milli: int, at_ms: int) -> None:
         """GPUs of this worth are taken, and a start is charged."""
-        start = self._start_charge_ms * self._scaled(1, at_ms)
-        self._add(share, rate_milli * (start - self._area_at(at_ms)), rate_milli)
+        unit, area = self._scales_at(at_ms)
+        self._add(share, rate_milli * (self._start_charge_ms * unit - area), rate_milli)
 
     def ends(self, share: str, rate_milli: int, at_ms: int) -> None:
         """GPUs of this worth, taken before, are free again."""
-        self._add(share, rate_milli * self._area_at(at_ms), -rate_milli)
+        self._add(share, rate_milli * self._scales_at(at_ms)[1], -rate_milli)
 
     def undo(self, share: str, rate_milli: int, from_ms: int, to_ms: int) -> None:
         """Take back, to the last bit, what a start and its end were charged: it never was, or is
         charged by other figures.
         """
-        start = self._start_charge_ms * self._scaled(1, from_ms)
-        area = self._area_at(to_ms) - self._area_at(from_ms)
-        self._add(share, -rate_milli * (start + area), 0)
+        unit, from_area = self._scales_at(from_ms)
+        area = self._scales_at(to_ms)[1] - from_area
+        self._add(share, -rate_milli * (self._start_charge_ms * unit + area), 0)
 
     def rank(self, share: str, now_ms: int) -> tuple[int, ...]:
         """A key that sorts shares, the most deserving first: a number for each ancestor, from the
@@ -123,12 +123,12 @@ class FairShare:
         rises while something does, by two in a half-life when all is steady. What happens elsewhere
         changes nothing. So it may be kept until its path is touched, and renewed now and then.
         """
-        area = self._area_at(now_ms)
+        area = self._scales_at(now_ms)[1]
         return tuple([self._step(tally, area) for tally in self._paths[share][1:]])
 
     def explain(self, share: str, now_ms: int) -> tuple[Standing, ...]:
         """How each ancestor stands, from the root on, and the share itself."""
-        area = self._area_at(now_ms)
+        area = self._scales_at(now_ms)[1]
         return tuple(
             Standing(
                 share=tally.share,
@@ -174,17 +174,20 @@ class FairShare:
         step = square.bit_length() - entitled_square.bit_length()
         return step - (square < entitled_square << step)
 
-    def _area_at(self, at_ms: int) -> int:
-        """A(t), kept for the last instant asked for."""
-        if self._area[0] != at_ms:
-            self._area = (at_ms, self._scaled(self._half_life_ms / log(2), at_ms))
-        return self._area[1]
+    def _scales_at(self, at_ms: int) -> tuple[int, int]:
+        """What 1 ms weighs then, and A(t); kept for the last instant asked for."""
+        if self._latest[0] != at_ms:
+            self._latest = (at_ms, self._scales(at_ms))
+        return self._latest[1]
 
-    def _scaled(self, value: float, at_ms: int) -> int:
-        """A value x 2^(t / half-life), as a multiple of 2^-20."""
+    def _scales(self, at_ms: int) -> tuple[int, int]:
+        """2^(t / half-life) and A(t), as multiples of 2^-20."""
         octaves, rest_ms = divmod(at_ms - self._origin_ms, self._half_life_ms)
-        scaled = round(value * 2 ** (rest_ms / self._half_life_ms) * (1 << _FRACTION_BITS))
-        return scaled << octaves if octaves >= 0 else scaled >> -octaves
+        weight = 2 ** (rest_ms / self._half_life_ms) * (1 << _FRACTION_BITS)
+        unit, area = round(weight), round(self._half_life_ms / log(2) * weight)
+        if octaves < 0:
+            return unit >> -octaves, area >> -octaves
+        return unit << octaves, area << octaves
 
 
 def _paths(shares: Shares) -> dict[str, tuple[_Tally, ...]]:

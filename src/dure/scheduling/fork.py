@@ -9,7 +9,7 @@ from dure.scheduling.fairshare import FairShare
 from dure.scheduling.lane import Keep, Lane
 from dure.scheduling.promise import Promise
 from dure.scheduling.scheduler import Scheduler
-from dure.scheduling.waiting import Demand, Line, Offer, Task
+from dure.scheduling.waiting import Demand, Line, Offer, Promises, Task
 
 
 class StillRanks(FairShare):
@@ -59,8 +59,7 @@ def _lane(lane: Lane) -> Lane:
     new = Lane(lane.index, lane.pool_id, lane.slots)
     new.silent = lane.silent
     new.up = lane.up
-    new.free = lane.free.copy()
-    new.buckets = lane.buckets.copy()
+    new.free, new.reach = lane.free.copy(), lane.reach.copy()
     new.idle = lane.idle
     new.weight_milli = lane.weight_milli
     new.promised = lane.promised
@@ -79,6 +78,7 @@ class _Copies:
         self._lanes = lanes
         self._lines: dict[tuple[int, str, int], Line] = {}
         self._demands: dict[int, Demand] = {}
+        self._covering: dict[int, Promises] = {}
 
     def demand(self, demand: Demand) -> None:
         """A demand and all that waits in it."""
@@ -99,7 +99,7 @@ class _Copies:
             new.lane, new.nodes = target, task.nodes
             new.started_ms, new.release_ms = task.started_ms, task.release_ms
             new.saved_ms, new.tells = task.saved_ms, task.tells
-            new.notice_ms = task.notice_ms
+            new.notice_ms, new.loose = task.notice_ms, task.loose
             target.running += 1
             if task.promise is not None:
                 new.promise = target.promises[task.promise.share]
@@ -140,19 +140,27 @@ class _Copies:
         new = self._lines.get(key)
         if new is None:
             demand = self._demand(line.demand)
-            new = self._lines[key] = Line(demand, line.share, line.gpus, line.source)
-            demand.lines.append(new)
+            new = self._lines[key] = demand.line(
+                line.share, line.gpus, line.source, self._promises(line)
+            )
         return new
 
     def _demand(self, demand: Demand) -> Demand:
         new = self._demands.get(demand.serial)
         if new is None:
-            offers = tuple(self._offer(offer, demand.count) for offer in demand.offers)
+            offers = tuple(
+                Offer(self._lanes[offer.lane.index], demand.count, offer.slots, offer.cost)
+                for offer in demand.offers
+            )
             new = self._demands[demand.serial] = Demand(demand.serial, demand.count, offers)
             new.borrows = demand.borrows
         return new
 
-    def _offer(self, offer: Offer, count: int) -> Offer:
-        lane = self._lanes[offer.lane.index]
-        promises = tuple(lane.promises[promise.share] for promise in offer.promises)
-        return Offer(lane, count, offer.slots, offer.cost, promises)
+    def _promises(self, line: Line) -> Promises:
+        key = id(line.promises)
+        if key not in self._covering:
+            self._covering[key] = {
+                index: tuple(self._lanes[index].promises[one.share] for one in its)
+                for index, its in line.promises.items()
+            }
+        return self._covering[key]

@@ -3,7 +3,9 @@
 A slot is one GPU of a node with its share of CPUs and memory. Nodes stand in buckets by the slots
 that they have free, and a bucket is one integer with a bit for each node: the lowest set bit is the
 first node, `bit_count` the number of nodes. So a decision looks at as many buckets as a node has
-slots, at 300 GPUs or at 300,000; it never walks the nodes.
+slots, at 300 GPUs or at 300,000; it never walks the nodes. A second row of buckets says how many
+slots are *within reach*: free, or held by borrowers that may be called back. So whether a recall
+can help is known before anybody looks for whom.
 
 Best fit: the fullest nodes that still fit come first, among equals those of the lowest ordinals.
 That keeps whole nodes whole for those who need them.
@@ -13,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING
+from operator import itemgetter
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from dure.scheduling.promise import Promise
@@ -24,6 +27,8 @@ Nodes = int
 
 Borrower = tuple[int, int, int, "Task"]
 """Spared or not, when its work was saved (negative), its age (negative), and who it is."""
+
+_BY_RELEASE: Final = itemgetter(0, 1)
 
 STALE_MAX = 64
 """Entries of a heap that may be out of date, beyond as many as are not, before it is cleaned."""
@@ -53,6 +58,48 @@ def lowest(nodes: Nodes, count: int) -> Nodes:
     return nodes & ((1 << low) - 1)
 
 
+class Levels:
+    """Nodes by how many slots of each can be had. Only nodes that are up stand in a bucket; a level
+    may be negative, and then stands as 0.
+    """
+
+    __slots__ = ("buckets", "of")
+
+    def __init__(self, slots: int) -> None:
+        self.of: list[int] = []
+        self.buckets: list[Nodes] = [0] * (slots + 1)
+
+    def copy(self) -> Levels:
+        """The same, apart."""
+        new = Levels(0)
+        new.of, new.buckets = self.of.copy(), self.buckets.copy()
+        return new
+
+    def toggle(self, node: int) -> None:
+        """A node comes up or goes down."""
+        self.buckets[max(0, self.of[node])] ^= 1 << node
+
+    def lower(self, nodes: Nodes, slots: int, up: Nodes) -> None:
+        """So many slots less of each of these nodes; a negative number means more."""
+        of, buckets = self.of, self.buckets
+        while nodes:  # max() would cost a third of this loop
+            bit = nodes & -nodes
+            nodes ^= bit
+            node = bit.bit_length() - 1
+            before = of[node]
+            after = of[node] = before - slots
+            if up & bit:
+                buckets[before if before > 0 else 0] ^= bit  # noqa: FURB136
+                buckets[after if after > 0 else 0] ^= bit  # noqa: FURB136
+
+    def with_(self, slots: int) -> Nodes:
+        """The nodes of which at least so many slots can be had."""
+        nodes = 0
+        for bits in self.buckets[slots:]:
+            nodes |= bits
+        return nodes
+
+
 class Keep:
     """Nodes kept for somebody: for a task that is owed them (`promise`), or, where it is None, for
     the blocked head of a demand, from `until_ms` on.
@@ -73,13 +120,13 @@ class Keep:
 class Lane:
     """The nodes of one pool that are up, what runs on them, and what is kept.
 
-    `free` of a node may be negative, where a site runs more than the node is said to have: then
-    nothing fits there until enough of it has ended.
+    What is free of a node may be negative, where a site runs more than the node is said to have:
+    then nothing fits there until enough of it has ended.
     """
 
     __slots__ = (
+        "armed_ms",
         "borrowing",
-        "buckets",
         "demands",
         "free",
         "head",
@@ -91,12 +138,14 @@ class Lane:
         "pool_id",
         "promised",
         "promises",
+        "reach",
         "releases",
         "running",
         "silent",
         "silent_ones",
         "slots",
         "telling",
+        "unripe",
         "up",
         "weight_milli",
         "withheld",
@@ -108,8 +157,8 @@ class Lane:
         self.slots = slots
         self.silent = False
         self.up: Nodes = 0
-        self.free: list[int] = []
-        self.buckets: list[Nodes] = [0] * (slots + 1)
+        self.free = Levels(slots)
+        self.reach = Levels(slots)
         self.idle = 0
         self.kept: Nodes = 0
         self.keeps: list[Keep] = []
@@ -119,8 +168,12 @@ class Lane:
         self.releases: list[tuple[int, int, Task]] = []
         self.telling: list[Borrower] = []
         self.silent_ones: list[Borrower] = []
-        """Borrowers that tell of their checkpoints, and those that do not: heaps, the one whose
-        work was saved last on top."""
+        """Borrowers that may be called back and tell of their checkpoints, and those that do not:
+        heaps, the one whose work was saved last on top."""
+        self.unripe: list[tuple[int, int, Task]] = []
+        """Borrowers that may not be called back yet, the one that started first on top."""
+        self.armed_ms: int | None = None
+        """When the scheduler wakes to look whether one of them has become ripe."""
         self.promises: dict[str, Promise] = {}
         self.promised = 0
         self.lent = 0
@@ -134,33 +187,32 @@ class Lane:
         """These nodes may be used from now on."""
         new = nodes & ~self.up
         self.up |= new
+        self.know(new)
         for node in ordinals(new):
-            if node >= len(self.free):
-                self.free += [self.slots] * (node + 1 - len(self.free))
-            self.buckets[max(0, self.free[node])] |= 1 << node
-            self.idle += self.free[node]
+            self.free.toggle(node)
+            self.reach.toggle(node)
+            self.idle += self.free.of[node]
 
     def take_down(self, nodes: Nodes) -> None:
         """These nodes may be used no more; what runs there runs on."""
         gone = nodes & self.up
         self.up ^= gone
         for node in ordinals(gone):
-            self.buckets[max(0, self.free[node])] ^= 1 << node
-            self.idle -= self.free[node]
+            self.free.toggle(node)
+            self.reach.toggle(node)
+            self.idle -= self.free.of[node]
+
+    def know(self, nodes: Nodes) -> None:
+        """There are these nodes, be they up or not."""
+        for levels in (self.free, self.reach):
+            levels.of += [self.slots] * (nodes.bit_length() - len(levels.of))
 
     def take(self, nodes: Nodes, slots: int) -> None:
         """Occupy slots of each of these nodes; a negative number frees them again."""
-        free, buckets, up = self.free, self.buckets, self.up
-        while nodes:
-            bit = nodes & -nodes
-            nodes ^= bit
-            node = bit.bit_length() - 1
-            before = free[node]
-            after = free[node] = before - slots
-            if up & bit:
-                buckets[max(0, before)] ^= bit
-                buckets[max(0, after)] ^= bit
-                self.idle -= slots
+        up = self.up
+        self.free.lower(nodes, slots, up)
+        self.reach.lower(nodes, slots, up)
+        self.idle -= slots * (nodes & up).bit_count()
 
     # ---- room ------------------------------------------------------------------------------------
 
@@ -168,8 +220,8 @@ class Lane:
         """How many nodes have at least so many slots free and are kept for nobody."""
         kept = self.kept
         if kept:
-            return sum((bits & ~kept).bit_count() for bits in self.buckets[slots:])
-        return sum(bits.bit_count() for bits in self.buckets[slots:])
+            return sum((bits & ~kept).bit_count() for bits in self.free.buckets[slots:])
+        return sum(bits.bit_count() for bits in self.free.buckets[slots:])
 
     def fit(self, count: int, slots: int, ends_ms: int) -> Nodes:
         """So many nodes with at least so many slots free each, for something that ends then; 0
@@ -187,8 +239,18 @@ class Lane:
 
     def most(self, slots: int) -> int:
         """How many nodes have at least so many slots free for anybody at all."""
-        owed = self.kept if self.head is None else self.kept & ~self.head.nodes
-        return sum((bits & ~owed).bit_count() for bits in self.buckets[slots:])
+        return (self.free.with_(slots) & self.unowed).bit_count()
+
+    def within_reach(self, slots: int) -> int:
+        """How many nodes have at least so many slots free, or could if borrowers left."""
+        return (self.reach.with_(slots) & self.unowed).bit_count()
+
+    @property
+    def unowed(self) -> Nodes:
+        """Nodes that nobody is owed; the head's, for which they are only reserved, among them."""
+        if not self.kept:
+            return self.up
+        return self.up & ~(self.kept if self.head is None else self.kept & ~self.head.nodes)
 
     def lends(self, gpus: int, borrows: bool) -> bool:  # noqa: FBT001
         """Whether so many GPUs may be had without a promise: what a share keeps for itself stays
@@ -213,15 +275,15 @@ class Lane:
     def leftover(self, nodes: Nodes, slots: int) -> int:
         """Slots that stay over on these nodes once so many of each are taken."""
         if nodes & (nodes - 1) == 0:
-            return self.free[nodes.bit_length() - 1] - slots
+            return self.free.of[nodes.bit_length() - 1] - slots
         if slots == self.slots:
             return 0
-        return sum(self.free[node] - slots for node in ordinals(nodes))
+        return sum(self.free.of[node] - slots for node in ordinals(nodes))
 
     def _fullest(self, count: int, slots: int, among: Nodes) -> Nodes:
         found = 0
         for free in range(slots, self.slots + 1):
-            bits = self.buckets[free] & among
+            bits = self.free.buckets[free] & among
             if not bits:
                 continue
             here = bits.bit_count()
@@ -247,10 +309,7 @@ class Lane:
 
     def is_ready(self, keep: Keep) -> bool:
         """Whether all nodes of a keep have the slots free that it is for."""
-        ready = 0
-        for bits in self.buckets[keep.slots :]:
-            ready |= bits
-        return keep.nodes & ready == keep.nodes
+        return keep.nodes & self.free.with_(keep.slots) == keep.nodes
 
     # ---- what runs -------------------------------------------------------------------------------
 
@@ -258,44 +317,67 @@ class Lane:
         """A task runs here: its release and, if it borrows, its place among those who may have to
         go. Called again when either changes.
         """
-        heappush(self.releases, (task.release_ms, task.serial, task))
+        self.releases.append((task.release_ms, task.serial, task))
         if task.promise is None:
-            borrowers = self.telling if task.tells else self.silent_ones
-            heappush(borrowers, (task.spared, -task.saved_ms, -task.serial, task))
-            if len(borrowers) > 2 * self.borrowing + STALE_MAX:
-                borrowers[:] = [entry for entry in borrowers if self.may_go(entry)]
-                heapify(borrowers)
+            if task.loose:
+                self._stand_by(task)
+            else:
+                heappush(self.unripe, (task.started_ms, task.serial, task))
+                if len(self.unripe) > 2 * self.borrowing + STALE_MAX:
+                    self.unripe = [entry for entry in self.unripe if self._is_unripe(entry)]
+                    heapify(self.unripe)
         if len(self.releases) > 2 * self.running + STALE_MAX:
             self.releases = [
                 e for e in self.releases if e[2].lane is self and e[2].release_ms == e[0]
             ]
-            heapify(self.releases)
+
+    def ripen(self, started_ms: int) -> None:
+        """Borrowers that started no later than that may be called back from now on."""
+        unripe = self.unripe
+        while unripe and (unripe[0][0] <= started_ms or not self._is_unripe(unripe[0])):
+            entry = heappop(unripe)
+            if self._is_unripe(entry):
+                self.loosen(entry[2])
+
+    def _is_unripe(self, entry: tuple[int, int, Task]) -> bool:
+        started_ms, _, task = entry
+        borrows = task.lane is self and task.promise is None
+        return borrows and task.started_ms == started_ms and not task.loose
+
+    def loosen(self, task: Task) -> None:
+        """A borrower may be called back."""
+        task.loose = True
+        self.reach.lower(task.nodes, -task.slots, self.up)
+        self._stand_by(task)
+
+    def _stand_by(self, task: Task) -> None:
+        borrowers = self.telling if task.tells else self.silent_ones
+        heappush(borrowers, (task.spared, -task.saved_ms, -task.serial, task))
+        if len(borrowers) > 2 * self.borrowing + STALE_MAX:
+            borrowers[:] = [entry for entry in borrowers if self.may_go(entry)]
+            heapify(borrowers)
+
+    def fasten(self, task: Task) -> None:
+        """It may not any more, or is gone."""
+        if task.loose:
+            task.loose = False
+            self.reach.lower(task.nodes, task.slots, self.up)
 
     def may_go(self, entry: Borrower) -> bool:
         """Whether this entry of a borrower is up to date."""
         task = entry[3]
         return (
-            task.lane is self
-            and task.promise is None
+            task.loose
+            and task.lane is self
             and entry[1] == -task.saved_ms
             and entry[0] == task.spared
         )
 
     def coming_free(self) -> Iterator[tuple[int, Task]]:
-        """What runs here, by when it is expected to end. Read as much of it as needed, to the end
-        of the iteration or with `close`.
-        """
-        read: list[tuple[int, int, Task]] = []
-        heap = self.releases
-        try:
-            while heap:
-                entry = heappop(heap)
-                if entry[2].lane is not self or entry[2].release_ms != entry[0]:
-                    continue
-                if read and read[-1][2] is entry[2]:  # noted twice
-                    continue
-                read.append(entry)
-                yield entry[0], entry[2]
-        finally:
-            for entry in read:
-                heappush(heap, entry)
+        """What runs here, by when it is expected to end."""
+        self.releases.sort(key=_BY_RELEASE)  # nearly in order already
+        before: Task | None = None
+        for release_ms, _, task in self.releases:
+            if task.lane is self and task.release_ms == release_ms and task is not before:
+                before = task
+                yield release_ms, task

@@ -15,13 +15,9 @@ from dure.allocations import Allocation
 from dure.jobs import Resources, Tier
 from dure.scheduling.eligible import Eligible, Quote, Quotes
 from dure.scheduling.lane import Lane
-from dure.scheduling.promise import Promise
-from dure.scheduling.waiting import Demand, Line, Offer
+from dure.scheduling.waiting import NOTHING, Demand, Line, Offer, Promises
 from dure.scheduling.world import Request, World
 from dure.shares import path
-
-Covering = Mapping[int, tuple[Promise, ...]]
-"""The promises that cover a share, by lane, those of the nearest share first."""
 
 
 class Alike(NamedTuple):
@@ -58,7 +54,7 @@ class Kind:
     alike: Alike
     found: Eligible
     quotes: Mapping[str, Quote]
-    covering: Covering
+    covering: Promises
     borrows: bool
     hold_most: int
     look: int
@@ -92,7 +88,7 @@ class Lines:
         self._demands: dict[tuple[object, ...], Demand] = {}
         self._wants: dict[int, tuple[tuple[int, int, int], ...]] = {}
         self._looks: dict[tuple[object, ...], int] = {}
-        self._covering: dict[str, Covering] = {"": {}}
+        self._covering: dict[str, Promises] = {"": NOTHING}
         for lane in lanes.values():
             for share, promise in lane.promises.items():
                 own = self._covering.setdefault(share, {})
@@ -118,8 +114,7 @@ class Lines:
             kind = replace(kind, apart=apart)
             demand = self._demand(kind)
             gpus = min(quote.gpus for quote in kind.quotes.values())
-            line = Line(demand, self.known(kind.alike.share), gpus, kind)
-            demand.lines.append(line)
+            line = demand.line(self.known(kind.alike.share), gpus, kind, kind.covering)
             self._by_alike[kind.alike, apart] = line
         return line
 
@@ -129,11 +124,10 @@ class Lines:
         found = replace(kind.found, quotes=tuple(quotes.values()))
         mine = replace(kind, quotes=quotes, found=found, apart=True)
         demand = self._demand(mine)
-        line = Line(demand, self.known(kind.alike.share), quotes[pool_id].gpus, mine)
-        demand.lines.append(line)
-        return line
+        gpus = quotes[pool_id].gpus
+        return demand.line(self.known(kind.alike.share), gpus, mine, kind.covering)
 
-    def covering(self, share: str) -> Covering:
+    def covering(self, share: str) -> Promises:
         """The promises that cover a share."""
         return self._covering[self.known(share)]
 
@@ -180,7 +174,6 @@ class Lines:
         key = (
             nodes,
             wants,
-            id(kind.covering),
             kind.borrows,
             kind.alike.occupied_ms,
             kind.alike if kind.apart else None,
@@ -188,9 +181,9 @@ class Lines:
         demand = self._demands.get(key)
         if demand is None:
             offers = []
-            for quote, (index, slots, place) in zip(kind.found.quotes, wants, strict=True):
+            for quote, (_, slots, place) in zip(kind.found.quotes, wants, strict=True):
                 lane = self._lanes[quote.pool.id]
-                offers.append(Offer(lane, nodes, slots, place, kind.covering.get(index, ())))
+                offers.append(Offer(lane, nodes, slots, place))
             demand = self._demands[key] = Demand(len(self._demands), nodes, tuple(offers))
             demand.borrows = kind.borrows
         return demand

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dure.scheduling.lane import Lane
-    from dure.scheduling.waiting import Demand, Task
+    from dure.scheduling.waiting import Claim, Task
 
 
 class Promise:
@@ -17,7 +17,7 @@ class Promise:
     as it has room, so that nobody is called back from what is its own.
     """
 
-    __slots__ = ("demands", "gpus", "lane", "lends", "own", "share", "used")
+    __slots__ = ("claims", "gpus", "lane", "lends", "own", "share", "used")
 
     def __init__(self, share: str, lane: Lane, *, lends: bool) -> None:
         self.share = share
@@ -26,8 +26,8 @@ class Promise:
         self.gpus = 0
         self.used = 0
         self.own: deque[Task] = deque()
-        self.demands: dict[int, Demand] = {}
-        """Those with something waiting, by serial."""
+        self.claims: dict[Claim, None] = {}
+        """Those with something waiting, in order of arrival."""
 
     @property
     def room(self) -> int:

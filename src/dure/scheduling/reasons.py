@@ -13,7 +13,7 @@ from dure.scheduling.explain import Outlook, Standing
 from dure.scheduling.lane import Lane
 from dure.scheduling.lines import Kind
 from dure.scheduling.shadow import shadow
-from dure.scheduling.waiting import Demand, Line, Offer, Task, Turn
+from dure.scheduling.waiting import Line, Offer, Task, Turn
 from dure.scheduling.world import Occupation, Request, World
 from dure.units import MILLI
 
@@ -95,7 +95,7 @@ class Reasons:
         kind: Kind = task.line.source
         besides = list(kind.found.by_rule)
         turn = None
-        if beyond := _beyond(task.line.demand):
+        if beyond := _beyond(task.line):
             turn = explain.BEYOND_GUARANTEE
             besides.append(beyond)
         if others_turn:
@@ -155,12 +155,11 @@ class Reasons:
         )
 
 
-def _beyond(demand: Demand) -> str | None:
+def _beyond(line: Line) -> str | None:
     """How its share's guarantee is in use, where there is one and nothing of it is left."""
-    own = [offer.promises[0] for offer in demand.promised if offer.promises[0].gpus]
-    if not own or any(
-        promise.room >= offer.gpus for offer in demand.promised for promise in offer.promises
-    ):
+    nearest = [line.promises[offer.lane.index][0] for offer in line.promised]
+    own = [promise for promise in nearest if promise.gpus]
+    if not own or line.open():
         return None
     share = own[0].share
     mine = [promise for promise in own if promise.share == share]

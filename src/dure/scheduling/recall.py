@@ -21,14 +21,10 @@ from dure.scheduling.waiting import Task
 
 @dataclass(frozen=True, slots=True)
 class Victims:
-    """The nodes that will be free once these tasks are gone; 0 where it cannot be done now.
-
-    `ripe_ms` is when the next borrower has had its minimum runtime, where that stands in the way.
-    """
+    """The nodes that will be free once these tasks are gone; 0 where it cannot be done now."""
 
     nodes: Nodes = 0
     tasks: tuple[Task, ...] = ()
-    ripe_ms: int | None = None
 
 
 def victims(lane: Lane, count: int, slots: int, now_ms: int, tuning: Tuning) -> Victims:
@@ -36,21 +32,13 @@ def victims(lane: Lane, count: int, slots: int, now_ms: int, tuning: Tuning) -> 
 
     The work grows with the borrowers looked at, the likeliest first.
     """
-    open_ = lane.up & ~lane.kept if lane.head is None else lane.up & ~lane.kept | lane.head.nodes
-    ready = 0
-    for bits in lane.buckets[slots:]:
-        ready |= bits & open_
-    search = _Search(lane, open_ & ~ready, slots, max(0, count - ready.bit_count()))
-    ripe_ms = None
-    for task in _least_lost(lane, now_ms, tuning.checkpoint_age_s * 1_000):
-        ripens_ms = task.started_ms + tuning.min_runtime_s * 1_000
-        if task.notice_ms is None and ripens_ms > now_ms:
-            ripe_ms = min(ripe_ms or ripens_ms, ripens_ms)
-        elif search.count(task):
+    ready = lane.free.with_(slots) & lane.unowed
+    search = _Search(lane, lane.unowed & ~ready, slots, max(0, count - ready.bit_count()))
+    enough = search.short == 0
+    for task in () if enough else _least_lost(lane, now_ms, tuning.checkpoint_age_s * 1_000):
+        if enough := search.count(task):
             break
-    if len(search.found) < search.short:
-        return Victims(ripe_ms=ripe_ms)
-    return search.victims(ready, count)
+    return search.victims(ready, count) if enough else Victims()
 
 
 def _least_lost(lane: Lane, now_ms: int, age_ms: int) -> Iterator[Task]:
@@ -102,7 +90,7 @@ class _Search:
         enough.
         """
         for node in ordinals(task.nodes & self._open):
-            before = self._level.get(node, self._lane.free[node])
+            before = self._level.get(node, self._lane.free.of[node])
             if before >= self._slots:
                 continue
             self._level[node] = before + task.slots

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from dure.scheduling.lane import Keep, Lane, Nodes, ordinals
 from dure.scheduling.promise import Promise
 from dure.scheduling.scheduler import Scheduler
-from dure.scheduling.waiting import IN_TIME, LATE, Demand, Offer, Task
+from dure.scheduling.waiting import IN_TIME, LATE, Demand, Line, Offer, Task
 
 
 class FoulError(AssertionError):
@@ -210,10 +210,10 @@ class Referee:
                 promise = run.task.promise
                 if promise is run.promise:
                     continue
-                offer = run.task.line.demand.by_lane[pool.lane.index]
+                own = run.task.line.promises.get(pool.lane.index, ())
                 name = f"task {run.task.serial}"
                 _hold(run.promise is None, f"I7: {name} has lost its promise while it runs")
-                _hold(promise in offer.promises, f"I7: {name} runs under a promise not its own")
+                _hold(promise in own, f"I7: {name} runs under a promise not its own")
                 _hold(run.notice_ms is None, f"{name} was called back from under its own promise")
                 assert promise is not None
                 run.promise = promise
@@ -266,7 +266,8 @@ class Referee:
         if task.promise is None:
             self._borrows_fairly(task, pool, offer)
         else:
-            _hold(task.promise in offer.promises, f"I7: {name} starts under another's promise")
+            own = task.line.promises.get(lane.index, ())
+            _hold(task.promise in own, f"I7: {name} starts under another's promise")
         ends_ms = self._now_ms + task.bound_ms
         pool.runs[serial] = _Run(
             task, task.nodes, task.slots, task.gpus, task.promise, self._now_ms, ends_ms
@@ -415,21 +416,19 @@ class Referee:
     def _nothing_undone(self) -> None:
         """No task waits that could start, and no promise is broken that recalls would keep."""
         held_up = {task.serial for task in self.held_up}
-        demands: dict[int, Demand] = {}
-        for task in self._waiting.values():
-            if task.serial not in held_up:
-                demands[task.line.demand.serial] = task.line.demand
-        for demand in demands.values():
-            for offer in demand.offers:
-                if self.scheduler.gate is None:
-                    self._offer_exhausted(demand, offer)
+        lines = {t.line: None for t in self._waiting.values() if t.serial not in held_up}
+        for line in lines if self.scheduler.gate is None else ():
+            for offer in line.demand.offers:
+                self._offer_exhausted(line, offer)
+        demands = {line.demand.serial for line in lines}
         for pool in self._pools.values():
             head = pool.lane.head
             idle = head is not None and _demand(head).serial not in demands
             _hold(not idle, f"nodes of {_name(pool)} are reserved for nobody")
 
-    def _offer_exhausted(self, demand: Demand, offer: Offer) -> None:
-        pool, name = self._pools[offer.lane.index], f"a task of demand {demand.serial}"
+    def _offer_exhausted(self, line: Line, offer: Offer) -> None:
+        demand, pool = line.demand, self._pools[offer.lane.index]
+        name = f"a task of demand {demand.serial}"
         head = pool.lane.head
         owed = pool.owed_nodes()
         others = owed | (head.nodes if head and head.demand is not demand else 0)
@@ -437,7 +436,8 @@ class Referee:
         fits = sum(room >= offer.slots for room in rooms.values()) >= demand.count
         may = pool.lane.lends(offer.gpus, demand.borrows)
         _hold(not (fits and may), f"{name} waits while {_name(pool)} has room")
-        open_ = [p for p in offer.promises if pool.promised[p.share] - p.used >= offer.gpus]
+        own = line.promises.get(offer.lane.index, ())
+        open_ = [p for p in own if pool.promised[p.share] - p.used >= offer.gpus]
         if not open_:
             return
         _hold(not fits, f"I7: {name} waits while its promise has room in {_name(pool)}")

@@ -19,25 +19,24 @@ Pure: no clock, no I/O, no randomness; equal events give equal decisions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from dure.scheduling.fairshare import FairShare
 from dure.scheduling.lane import Keep, Lane, Nodes
 from dure.scheduling.promise import Promise
+from dure.scheduling.queue import Queue
 from dure.scheduling.recall import victims
 from dure.scheduling.shadow import Shadow, shadow
 from dure.scheduling.tuning import Tuning
-from dure.scheduling.waiting import LATE, Demand, Offer, Task, Turn
+from dure.scheduling.waiting import Claim, Demand, Offer, Task, Turn
 
 SHADOWS_MAX = 4
 """Lanes in which a blocked head looks for the soonest start."""
 
-
-NOBODYS = (1 << 62,)
-"""The rank of what stands on nobody's share: after all that do."""
+Whose = TypeVar("Whose", Demand, Claim)
 
 
 class Gate(Protocol):
@@ -74,23 +73,19 @@ class Scheduler:
         """Of the latest decision: who is given notice, and for whom."""
         self.held_up: list[Task] = []
         """Tasks that the gate has taken out of their lines; `readmit` puts them back."""
+        self._queue = Queue(tuning, fair)
         self._now_ms = 0
         self._fresh: list[Task] = []
         self._freed: dict[int, Lane] = {}
-        self._grown: dict[tuple[int, str], Promise] = {}
-        self._active: dict[int, Demand] = {}
+        self._stirred: dict[int, Lane] = {}
+        """All that this decision found freed."""
+        self._vacant: dict[int, Lane] = {}
+        """Lanes that have lost the head that nodes were kept for, until another has come up."""
         self._touched: dict[int, Demand] = {}
-        self._alarms: list[tuple[int, int, Task]] = []
-        self._wakes: list[int] = []
-        self._ranks: dict[str, tuple[int, ...]] = {}
-        self._vain: dict[tuple[int, int], int] = {}
-        """Of this decision: how many nodes of a lane, with so many slots each, no recall frees."""
-        self._epoch = 0
-        self._bound_ms = tuning.wait_bound_s * 1_000
-        self._patience_ms = tuning.patience_s * 1_000
+        self._claiming: dict[Claim, None] = {}
+        self._wakes: list[tuple[int, int]] = []
         self._notice_ms = tuning.recall_s * 1_000
         self._min_runtime_ms = tuning.min_runtime_s * 1_000
-        self._period_ms = tuning.rank_period_s * 1_000
         self._short_ms = tuning.borrow_before_recall_s * 1_000
 
     # ---- what happens ----------------------------------------------------------------------------
@@ -104,11 +99,11 @@ class Scheduler:
         if task.keep is not None:
             self._release(task.keep)
         elif task.place is not None:
-            task.line.remove(task)
-            task.line.demand.place(task.line, self._rank(task.line.share))
             demand = task.line.demand
+            self._queue.leave(task)
+            self._touched[demand.serial] = demand
             if demand.keep is not None and demand.keep.task is task:
-                self._unreserve(demand.keep)
+                self._release(demand.keep)
         else:
             self._fresh.remove(task)
 
@@ -116,12 +111,13 @@ class Scheduler:
         """A task that ran runs no more, whatever the reason; its nodes are free."""
         lane, promise = task.lane, task.promise
         assert lane is not None
+        lane.fasten(task)
         lane.take(task.nodes, -task.slots)
         lane.running -= 1
         task.lane = None
         if promise is not None:
             promise.used -= task.gpus
-            self._grow(promise)
+            self._cover_own(promise)
             task.promise = None
         else:
             lane.borrowing -= 1
@@ -151,14 +147,14 @@ class Scheduler:
         """A share is promised so many GPUs of a lane from now on."""
         promise.lane.promised += gpus - promise.gpus
         promise.gpus = gpus
-        self._grow(promise)
+        self._cover_own(promise)
         self._freed[promise.lane.index] = promise.lane
 
     def unreserve(self) -> None:
         """Keep nodes for no blocked head any more: what was reckoned with has moved."""
         for lane in self.lanes:
             if lane.head is not None:
-                self._unreserve(lane.head)
+                self._release(lane.head)
 
     def readmit(self) -> None:
         """Put back what the gate held up."""
@@ -173,41 +169,35 @@ class Scheduler:
         self._now_ms = now_ms
         self.starts = []
         self.recalls = []
-        self._vain = {}
-        if self.fair is not None and now_ms // self._period_ms != self._epoch:
-            self._epoch = now_ms // self._period_ms
-            self._ranks = {}
-        self._ring(now_ms)
+        self._stirred = {}
+        self._queue.moves_to(now_ms)
+        self._ring()
         for lane in self._freed.values():
             if lane.keeps:
                 self._start_owed(lane)
-        if not self._active and len(self._fresh) <= 1 and not self._fresh_blocked():
+        if not self._queue.active and len(self._fresh) <= 1 and not self._fresh_blocked():
             return
-        for task in self._fresh:
-            if now_ms - task.since_ms >= self._bound_ms:  # it ran before and was cut short
-                task.late = LATE
-            task.line.push(task)
+        fresh, self._fresh = self._fresh, []
+        for task in fresh:
+            self._queue.enter(task)
             self._show(task)
         while self._touch():  # again, where what was kept for a head came free meanwhile
             self._serve_promises()
             self._lend()
-            self._touched = {}
-            for task in self._fresh:
-                if task.place is not None:
-                    self._remember(task)
-            self._fresh = []
+        for task in fresh:
+            if task.place is not None:
+                self._queue.watch(task)
 
     def _fresh_blocked(self) -> bool:
         """With nobody waiting, most tasks start as they come: whether a lone new one does not."""
         self._freed = {}
-        self._grown = {}
+        self._touched = {}
+        self._vacant = {}
         if self._fresh:
             task = self._fresh[0]
-            demand = task.line.demand
             if self.gate is not None and self.gate.holds_up(task):
                 return True
-            redeemed = demand.promised and self._redeem(demand, task)
-            if not redeemed and not self._borrow(demand, task):
+            if not self._redeem(task) and not self._borrow(task):
                 return True
             self._fresh = []
         return False
@@ -217,41 +207,31 @@ class Scheduler:
         """When to decide again even if nothing happens: somebody's wait or a borrower's minimum
         runtime is over by then.
         """
-        alarms, wakes = self._alarms, self._wakes
-        if alarms and wakes:
-            return min(alarms[0][0], wakes[0])
-        if alarms:
-            return alarms[0][0]
-        return wakes[0] if wakes else None
+        alarm_ms = self._queue.alarm_ms
+        if not self._wakes:
+            return alarm_ms
+        wake_ms = self._wakes[0][0]
+        return wake_ms if alarm_ms is None else min(alarm_ms, wake_ms)
 
     @property
     def active(self) -> bool:
         """Whether anything waits."""
-        return bool(self._active)
+        return bool(self._queue.active)
 
     def waiting(self) -> list[Demand]:
         """The demands with something waiting, in order of age."""
-        return [self._active[serial] for serial in sorted(self._active)]
+        return [demand for _, demand in sorted(self._queue.active.items())]
 
     # ---- the steps -------------------------------------------------------------------------------
 
-    def _ring(self, now_ms: int) -> None:
-        """Who has waited past a bound goes to the front; fair share is looked at anew."""
-        alarms = self._alarms
-        while alarms and alarms[0][0] <= now_ms:
-            _, _, task = heappop(alarms)
-            if task.place is None:
-                continue
-            if now_ms - task.since_ms >= self._bound_ms and task.late != LATE:
-                task.late = LATE
-                task.line.push(task)
+    def _ring(self) -> None:
+        """Look again at who has waited past a bound, and at lanes with a borrower newly ripe."""
+        while (task := self._queue.ring()) is not None:
             self._show(task)
-            self._set_alarm(task)
-        while self._wakes and self._wakes[0] <= now_ms:
-            heappop(self._wakes)
-            for serial, demand in self._active.items():
-                if demand.promised:
-                    self._touched[serial] = demand
+        while self._wakes and self._wakes[0][0] <= self._now_ms:
+            lane = self.lanes[heappop(self._wakes)[1]]
+            lane.armed_ms = None
+            self._freed[lane.index] = lane
 
     def _start_owed(self, lane: Lane) -> None:
         for keep in [keep for keep in lane.keeps if keep.promise is not None]:
@@ -264,84 +244,99 @@ class Scheduler:
 
     def _show(self, task: Task) -> None:
         """A task is new in its line, or stands elsewhere in it."""
-        line = task.line
-        line.demand.place(line, self._rank(line.share))
-        self._touched[line.demand.serial] = line.demand
+        demand = task.line.demand
+        demand.blocked = None
+        self._touched[demand.serial] = demand
+        self._claiming.update(dict.fromkeys(task.line.claims))
 
     def _touch(self) -> bool:
-        """Find the demands that what happened may have made room for; whether there are any."""
-        touched = self._touched
+        """Find the demands and claims that what happened may have made room for, and whether there
+        is anything to decide.
+        """
         for lane in self._freed.values():
             rooms: dict[int, int] = {}
             for serial, demand in lane.demands.items():
-                offer = demand.by_lane[lane.index]
-                room = rooms.get(offer.slots)
+                slots = demand.by_lane[lane.index].slots
+                room = rooms.get(slots)
                 if room is None:
-                    room = rooms[offer.slots] = lane.most(offer.slots)
-                if room < demand.count and not (
-                    room + lane.lent >= demand.count and offer.may_call_back
-                ):
-                    continue
-                touched[serial] = demand
-        for promise in self._grown.values():
-            if promise.gpus > promise.used:
-                touched.update(promise.demands)
+                    room = rooms[slots] = lane.most(slots)
+                if room >= demand.count:
+                    self._touched[serial] = demand
+            for promise in lane.promises.values():
+                self._press(promise)
+        for lane in self._vacant.values():
+            self._touched.update(lane.demands)
+        self._stirred.update(self._freed)
         self._freed = {}
-        self._grown = {}
-        return bool(touched)
+        return bool(self._touched or self._claiming)
+
+    def _press(self, promise: Promise) -> None:
+        """Find the claims on a promise that could be served, with recalls if need be."""
+        room = promise.gpus - promise.used
+        if room <= 0 or not promise.claims:
+            return
+        lane = promise.lane
+        lane.ripen(self._now_ms - self._min_runtime_ms)
+        for claim in promise.claims:
+            offer = claim.demand.by_lane[lane.index]
+            if room < offer.gpus:
+                continue
+            if lane.within_reach(offer.slots) >= claim.demand.count:
+                self._claiming[claim] = None
+            else:
+                self._arm(lane)
 
     def _serve_promises(self) -> None:
-        turns: list[tuple[Turn, int, Demand]] = []
-        for serial, demand in self._touched.items():
-            if demand.promised and (turn := self._turn(demand)) is not None:
-                turns.append((turn, serial, demand))
-        heapify(turns)
+        turns = self._in_turn(self._claiming)
+        self._claiming = {}
         while turns:
-            _, serial, demand = heappop(turns)
-            task = self._head(demand)
-            if task is not None and self._redeem(demand, task):
-                turn = self._turn(demand)
-                if turn is not None:
-                    heappush(turns, (turn, serial, demand))
+            _, nth, claim = heappop(turns)
+            task = self._head(claim)
+            if task is not None and self._redeem(task):
+                self._touched[claim.demand.serial] = claim.demand
+                if (turn := self._queue.turn(claim)) is not None:
+                    heappush(turns, (turn, nth, claim))
 
-    def _redeem(self, demand: Demand, task: Task) -> bool:
-        """Start a task under a promise, now or when borrowers have gone."""
-        open_ = [
-            (offer, promise)
-            for offer in demand.promised
-            for promise in offer.promises
-            if promise.gpus - promise.used >= offer.gpus
-            and (self.gate is None or self.gate.admits(task, offer))
+    def _in_turn(self, all_: Iterable[Whose]) -> list[tuple[Turn, int, Whose]]:
+        """Demands or claims as a heap, the one on top whose turn it is."""
+        turns = [
+            (turn, nth, one)
+            for nth, one in enumerate(all_)
+            if (turn := self._turn(one)) is not None
         ]
+        heapify(turns)
+        return turns
+
+    def _redeem(self, task: Task) -> bool:
+        """Start a task under a promise, now or when borrowers have gone."""
+        gate = self.gate
+        open_ = [one for one in task.line.open() if gate is None or gate.admits(task, one[0])]
         if not open_:
             return False
         for offer, promise in open_:
-            if nodes := self._fit(demand, offer, task):
+            if nodes := self._fit(offer, task):
                 promise.used += offer.gpus
-                self._start(demand, offer, task, nodes, promise)
+                self._start(offer, task, nodes, promise)
                 return True
-        if task.expected_ms <= self._short_ms and self._borrow(demand, task):
+        if task.expected_ms <= self._short_ms and self._borrow(task):
             return True
         return any(self._call_back(offer, promise, task) for offer, promise in open_)
 
     def _call_back(self, offer: Offer, promise: Promise, task: Task) -> bool:
         """Give notice to borrowers so that the task can start under its promise."""
         lane, now_ms = offer.lane, self._now_ms
-        count, vain = task.line.demand.count, (lane.index, offer.slots)
-        if count >= self._vain.get(vain, count + 1):
+        count = task.line.demand.count
+        lane.ripen(now_ms - self._min_runtime_ms)
+        if lane.within_reach(offer.slots) < count:
+            self._arm(lane)
             return False
         found = victims(lane, count, offer.slots, now_ms, self.tuning)
-        if found.ripe_ms is not None:
-            heappush(self._wakes, found.ripe_ms)
-        if not found.nodes:
-            self._vain[vain] = count
-            return False
         if (head := lane.head) is not None and head.nodes & found.nodes:
-            self._unreserve(head)  # a promise comes first: its turn comes again, elsewhere
+            self._release(head)  # a promise comes first: its turn comes again, elsewhere
         promise.used += offer.gpus
         keep = Keep(lane, found.nodes, offer.slots, now_ms + self._notice_ms)
         if lane.is_ready(keep):
-            self._start(task.line.demand, offer, task, found.nodes, promise)
+            self._start(offer, task, found.nodes, promise)
             return True
         self._leave(task, offer)
         task.slots, task.gpus = offer.slots, offer.gpus
@@ -355,31 +350,47 @@ class Scheduler:
             self.recalls.append((victim, task))
         return True
 
+    def _arm(self, lane: Lane) -> None:
+        """Look at a lane again when its next borrower has had its minimum runtime."""
+        if lane.unripe:
+            ripe_ms = lane.unripe[0][0] + self._min_runtime_ms
+            if lane.armed_ms is None or ripe_ms < lane.armed_ms:
+                lane.armed_ms = ripe_ms
+                heappush(self._wakes, (ripe_ms, lane.index))
+
     def _lend(self) -> None:
-        turns: list[tuple[Turn, int, Demand]] = []
-        for serial, demand in self._touched.items():
-            if (turn := self._turn(demand)) is not None:
-                turns.append((turn, serial, demand))
-        heapify(turns)
+        turns = self._in_turn(self._touched.values())
+        self._touched = {}
         while turns:
-            turn, serial, demand = heappop(turns)
+            turn, nth, demand = heappop(turns)
             task = self._head(demand)
             if task is None:
                 continue
-            if self._borrow(demand, task):
+            if self._borrow(task):
                 following = self._turn(demand)
                 if following is not None:
-                    heappush(turns, (following, serial, demand))
+                    heappush(turns, (following, nth, demand))
             else:
-                self._reserve(demand, task, turn)
+                if task is not demand.blocked or self._may_reserve(demand):
+                    self._reserve(demand, task, turn)
+                demand.blocked = task
+        self._vacant = {}
 
-    def _borrow(self, demand: Demand, task: Task) -> bool:
+    def _may_reserve(self, demand: Demand) -> bool:
+        """Whether a head that could not have nodes kept for it may now."""
+        if demand.keep is not None:
+            return True
+        vacant, by_lane = self._vacant, demand.by_lane
+        return any(index in by_lane and vacant[index].head is None for index in vacant)
+
+    def _borrow(self, task: Task) -> bool:
         """Start a task on GPUs that idle: the cheapest, then where a recall is least likely, then
         where it fits most tightly.
         """
+        demand = task.line.demand
         best: tuple[int, int, int, int] | None = None
         chosen: tuple[Offer, Nodes] | None = None
-        for offer in demand.offers:
+        for offer in self._worth_a_look(demand, task):
             lane = offer.lane
             if lane.idle < offer.gpus:
                 continue
@@ -390,23 +401,29 @@ class Scheduler:
                 continue
             if self.gate is not None and not self.gate.admits(task, offer):
                 continue
-            if nodes := self._fit(demand, offer, task):
+            if nodes := self._fit(offer, task):
                 rank = (offer.cost, risk, lane.leftover(nodes, offer.slots), lane.index)
                 if best is None or rank < best:
                     best, chosen = rank, (offer, nodes)
         if chosen is None:
             return False
-        self._start(demand, chosen[0], task, chosen[1], None)
+        self._start(chosen[0], task, chosen[1], None)
         return True
+
+    def _worth_a_look(self, demand: Demand, task: Task) -> Sequence[Offer]:
+        """Where a head may find room: if it has found none before, only where something changed."""
+        if task is not demand.blocked or self.gate is not None:
+            return demand.offers
+        by_lane = demand.by_lane
+        return [by_lane[index] for index in self._stirred if index in by_lane]
 
     def _reserve(self, demand: Demand, task: Task, turn: Turn) -> None:
         """Keep nodes for the head of a blocked demand where it can start soonest."""
-        if demand.keep is not None:
-            if demand.keep.until_ms > self._now_ms:
-                demand.keep.task = task
+        if (keep := demand.keep) is not None:
+            if keep.until_ms > self._now_ms and self._takes_over(keep, task):
                 return
-            self._release(demand.keep)  # what was to end by then has not: look again
-        if not task.limited and self._now_ms - task.since_ms < self._patience_ms:
+            self._release(keep)  # what was to end by then has not: look again
+        if not task.limited and self._now_ms - task.since_ms < self._queue.patience_ms:
             return
         found = min(
             islice(self._sights(demand, task, turn), SHADOWS_MAX),
@@ -417,120 +434,95 @@ class Scheduler:
             return
         offer, sight = found
         lane = offer.lane
-        if lane.head is not None:
-            self._release(lane.head)
+        if (beaten := lane.head) is not None:
+            self._release(beaten)
         keep = Keep(lane, sight.nodes & ~lane.kept, offer.slots, sight.starts_ms)
         keep.task, keep.demand = task, demand
         demand.keep = lane.head = keep
         lane.keep(keep)
-        heappush(self._alarms, (max(sight.starts_ms, self._now_ms + 1), task.serial, task))
+        self._queue.remind(task, sight.starts_ms)
         if self.gate is not None:
             self.gate.reserves(task, offer)
+
+    def _takes_over(self, keep: Keep, task: Task) -> bool:
+        """The head that nodes were kept for has started elsewhere: the next one has them."""
+        if keep.task is not task:
+            offer = task.line.demand.by_lane[keep.lane.index]
+            if self.gate is not None:
+                if not self.gate.admits(task, offer):
+                    return False
+                self.gate.reserves(task, offer)
+            keep.task = task
+            self._queue.remind(task, keep.until_ms)
+        return True
 
     def _sights(self, demand: Demand, task: Task, turn: Turn) -> Iterator[tuple[Offer, Shadow]]:
         """When a blocked head could start, where it is promised something, or else anywhere, and
         where no head that goes before it has nodes kept.
         """
-        for offer in demand.promised or demand.offers:
+        for offer in task.line.promised or demand.offers:
             lane = offer.lane
             if lane.head is not None and not self._goes_before(turn, lane.head):
                 continue
             if self.gate is not None and not self.gate.admits(task, offer):
                 continue
             sight = shadow(lane, demand.count, offer.slots, self._now_ms)
-            if sight is None or (lane.head is None and sight.starts_ms <= self._now_ms):
-                continue  # the nodes are not there, or it is not nodes that it waits for
+            if sight is None:
+                continue
+            if sight.starts_ms <= self._now_ms and (
+                lane.head is None or not lane.lends(offer.gpus, demand.borrows)
+            ):
+                continue  # it is not nodes that it waits for
             yield offer, sight
 
     # ---- the means -------------------------------------------------------------------------------
 
-    def _head(self, demand: Demand) -> Task | None:
-        """The next task of a demand that nothing but room stands in the way of."""
-        while (line := demand.first(self._rank)) is not None:
+    def _head(self, whose: Demand | Claim) -> Task | None:
+        """The next task of a demand or claim that nothing but room stands in the way of."""
+        while (line := self._queue.first(whose.turns)) is not None:
             task = line.head
             assert task is not None
             if self.gate is None or not self.gate.holds_up(task):
                 return task
-            line.remove(task)
+            self._queue.leave(task)
             self.held_up.append(task)
-            demand.place(line, self._rank(line.share))
-        self._idle(demand)
+        self._turn(whose)
         return None
 
-    def _turn(self, demand: Demand) -> Turn | None:
-        if demand.epoch != self._epoch:
-            demand.epoch = self._epoch
-            demand.reorder(self._rank)
-        line = demand.first(self._rank)
-        if line is None:
-            self._idle(demand)
-            return None
-        return line.turn
+    def _turn(self, whose: Demand | Claim) -> Turn | None:
+        """How soon it has its turn; None, and nothing kept for it any more, if nothing waits."""
+        turn = self._queue.turn(whose)
+        if turn is None and isinstance(whose, Demand) and whose.keep is not None:
+            self._release(whose.keep)
+        return turn
 
-    def _idle(self, demand: Demand) -> None:
-        """Nothing of a demand waits any more."""
-        if demand.keep is not None:
-            self._release(demand.keep)
-        if self._active.pop(demand.serial, None) is not None:
-            for offer in demand.offers:
-                del offer.lane.demands[demand.serial]
-                for promise in offer.promises:
-                    del promise.demands[demand.serial]
-
-    def _remember(self, task: Task) -> None:
-        """A task stays waiting: its demand is looked at when something comes free."""
-        demand = task.line.demand
-        self._set_alarm(task)
-        if demand.serial not in self._active:
-            self._active[demand.serial] = demand
-            for offer in demand.offers:
-                offer.lane.demands[demand.serial] = demand
-                for promise in offer.promises:
-                    promise.demands[demand.serial] = demand
-
-    def _set_alarm(self, task: Task) -> None:
-        waited = self._now_ms - task.since_ms
-        ahead = [ms for ms in (self._patience_ms, self._bound_ms) if ms > waited]
-        if ahead:
-            heappush(self._alarms, (task.since_ms + min(ahead), task.serial, task))
-
-    def _fit(self, demand: Demand, offer: Offer, task: Task) -> Nodes:
-        lane, keep = offer.lane, demand.keep
+    def _fit(self, offer: Offer, task: Task) -> Nodes:
+        lane, demand = offer.lane, task.line.demand
+        keep = demand.keep
         if keep is None or keep.lane is not lane:
             return lane.fit(demand.count, offer.slots, self._now_ms + task.bound_ms)
         if lane.is_ready(keep):
             return keep.nodes
         return lane.fit(demand.count, offer.slots, keep.until_ms)  # some of them, and others
 
-    def _start(
-        self, demand: Demand, offer: Offer, task: Task, nodes: Nodes, promise: Promise | None
-    ) -> None:
+    def _start(self, offer: Offer, task: Task, nodes: Nodes, promise: Promise | None) -> None:
+        demand = task.line.demand
         self._leave(task, offer)
-        if demand.keep is not None:
-            self._release(demand.keep)
+        if (keep := demand.keep) is not None and keep.nodes & nodes and keep.lane is offer.lane:
+            self._release(keep)
         task.slots, task.gpus = offer.slots, offer.gpus
-        if promise is None:
-            for own in offer.promises:
-                own.own.append(task)
-            if self._is_waited_for(offer.lane):
-                heappush(self._wakes, self._now_ms + self._min_runtime_ms)
         self._run(task, offer.lane, nodes, promise)
-
-    def _is_waited_for(self, lane: Lane) -> bool:
-        """Whether somebody who is promised GPUs of a lane could use those of one more borrower."""
-        for demands in (lane.demands, self._touched):
-            for demand in demands.values():
-                offer = demand.by_lane.get(lane.index)
-                if offer is not None and offer.may_call_back:
-                    return True
-        return False
+        if promise is None:
+            for own in task.line.promises.get(offer.lane.index, ()):
+                own.own.append(task)
+            if any(own.claims and own.room > 0 for own in offer.lane.promises.values()):
+                self._arm(offer.lane)
 
     def _leave(self, task: Task, offer: Offer) -> None:
         """A task leaves its line, for good news."""
         if task.place is not None:
-            line = task.line
-            line.remove(task)
-            line.demand.place(line, self._rank(line.share))
+            self._queue.leave(task)
+        task.line.demand.blocked = None
         if self.gate is not None:
             self.gate.starts(task, offer)
 
@@ -546,13 +538,11 @@ class Scheduler:
         if promise is None:
             lane.borrowing += 1
             lane.lent += task.gpus
-            if not self.tuning.min_runtime_s:
-                self._vain = {}
         lane.note(task)
         self.starts.append(task)
         if self.fair is not None and task.line.share:
             self.fair.starts(task.line.share, lane.weight_milli * task.gpus, now_ms)
-            self._ranks.pop(task.line.share, None)
+            self._queue.used(task.line.share)
 
     def _release(self, keep: Keep) -> None:
         """Nodes are kept no longer."""
@@ -560,20 +550,15 @@ class Scheduler:
         lane.let_go(keep)
         if keep.promise is not None and task is not None:
             keep.promise.used -= task.gpus
-            self._grow(keep.promise)
-            self._vain = {}
+            self._cover_own(keep.promise)
             task.keep = None
-        if keep.demand is not None:
-            keep.demand.keep = None
+        if (demand := keep.demand) is not None:
+            demand.keep = demand.blocked = None
+            self._touched[demand.serial] = demand
+            self._vacant[lane.index] = lane
         self._freed[lane.index] = lane
 
-    def _unreserve(self, head: Keep) -> None:
-        """Nodes are reserved for a demand no longer; it looks for others."""
-        assert head.demand is not None
-        self._touched[head.demand.serial] = head.demand
-        self._release(head)
-
-    def _grow(self, promise: Promise) -> None:
+    def _cover_own(self, promise: Promise) -> None:
         """A promise has room again: what its share borrows right there moves under it."""
         own, lane = promise.own, promise.lane
         while own and promise.gpus > promise.used:
@@ -583,22 +568,12 @@ class Scheduler:
                     break
                 task.promise = promise
                 promise.used += task.gpus
+                lane.fasten(task)
                 lane.borrowing -= 1
                 lane.lent -= task.gpus
             own.popleft()
-        self._grown[lane.index, promise.share] = promise
 
     def _goes_before(self, turn: Turn, head: Keep) -> bool:
         assert head.demand is not None
         other = self._turn(head.demand)
         return other is None or turn < other
-
-    def _rank(self, share: str) -> tuple[int, ...]:
-        if self.fair is None:
-            return ()
-        if not share:
-            return NOBODYS
-        rank = self._ranks.get(share)
-        if rank is None:
-            rank = self._ranks[share] = self.fair.rank(share, self._now_ms)
-        return rank

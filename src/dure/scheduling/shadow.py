@@ -32,12 +32,10 @@ def shadow(lane: Lane, count: int, slots: int, now_ms: int) -> Shadow | None:
 
     The work grows with what must end until then, not with what runs.
     """
-    open_ = lane.up & ~lane.kept if lane.head is None else lane.up & ~lane.kept | lane.head.nodes
+    open_ = lane.unowed
     if open_.bit_count() < count or slots > lane.slots:
         return None
-    ready = 0
-    for bits in lane.buckets[slots:]:
-        ready |= bits & open_
+    ready = lane.free.with_(slots) & open_
     short = count - ready.bit_count()
     if short <= 0:
         return Shadow(now_ms, lowest(ready, count), now_ms, None)
@@ -48,7 +46,7 @@ def shadow(lane: Lane, count: int, slots: int, now_ms: int) -> Shadow | None:
             break
         at_ms = ends_ms if ends_ms > now_ms else 2 * now_ms - task.started_ms
         for node in ordinals(task.nodes & open_ & ~ready):
-            before, by_ms = level.get(node, (lane.free[node], 0))
+            before, by_ms = level.get(node, (lane.free.of[node], 0))
             level[node] = before + task.slots, max(at_ms, by_ms)
             if before < slots <= before + task.slots:
                 freed.append((level[node][1], node, task))

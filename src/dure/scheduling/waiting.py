@@ -2,9 +2,9 @@
 
 A *line* is tasks alike: one share, one shape, one set of rules. Within it the order is priority,
 then expected GPU time, then age. A *demand* is all lines that want the same: a shape, on the same
-pools, under the same promises. Its head is the head of the line whose turn it is: what has waited
-past the bound, then fair share, then expected GPU time, then age. If the head of a demand finds no
-room, nothing behind it does.
+pools. Its head is the head of the line whose turn it is: what has waited past the bound, then fair
+share, then expected GPU time, then age. If the head of a demand finds no room, nothing behind it
+does. A *claim* is those lines of a demand that one share's promises cover; it too has a head.
 
 Priorities are a project's own affair: between projects a priority below the default makes way, and
 one above it gains nothing, as with nice(1).
@@ -12,8 +12,9 @@ one above it gains nothing, as with nice(1).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from heapq import heappop, heappush
+from collections.abc import Callable, Mapping
+from heapq import heapify, heappop, heappush, heapreplace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from dure.jobs import PRIORITY_DEFAULT
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 
 Turn = tuple[int, tuple[int, ...], int, int, int]
 """Late or not, fair-share rank, niceness, expected GPU-ms, age: the lower, the sooner."""
+
+Promises = Mapping[int, tuple["Promise", ...]]
+NOTHING: Final[Promises] = MappingProxyType({})
+
+STALE_MAX: Final = 64
+"""Entries of turns that may be out of date, beyond as many as are not, before they are cleaned."""
 
 LATE: Final = 0
 IN_TIME: Final = 1
@@ -41,6 +48,7 @@ class Task:
         "late",
         "limited",
         "line",
+        "loose",
         "nodes",
         "notice_ms",
         "place",
@@ -86,49 +94,72 @@ class Task:
         """When its work was last safe: its latest checkpoint, or its start."""
         self.tells = False
         """Whether it has told of a checkpoint."""
+        self.loose = False
+        """Whether it borrows and may be called back, or has been: its nodes are within reach."""
         self.notice_ms: int | None = None
         self.spared = 0
         """1 once it was called back as often as one task should be: it then goes last."""
 
 
 class Offer:
-    """A lane that may run a demand's tasks: slots of each node, the most it would cost, and the
-    promises there that cover them, the nearest share's first.
-    """
+    """A lane that may run a demand's tasks: slots of each node, and the most that it would cost."""
 
-    __slots__ = ("cost", "gpus", "lane", "promises", "slots")
+    __slots__ = ("cost", "gpus", "lane", "slots")
 
-    def __init__(
-        self, lane: Lane, nodes: int, slots: int, cost: int, promises: tuple[Promise, ...]
-    ) -> None:
+    def __init__(self, lane: Lane, nodes: int, slots: int, cost: int) -> None:
         self.lane = lane
         self.slots = slots
         self.gpus = nodes * slots
         self.cost = cost
-        self.promises = promises
-
-    @property
-    def may_call_back(self) -> bool:
-        """Whether a promise has room for a task: others may then have to go."""
-        return any(promise.room >= self.gpus for promise in self.promises)
 
 
 class Line:
-    """Tasks alike of one share, the next one first."""
+    """Tasks alike of one share, the next one first. Made by `Demand.line`.
 
-    __slots__ = ("_heap", "demand", "gpus", "share", "source", "turn", "waiting")
+    `promises` cover the share, by lane, those of the nearest share first.
+    """
 
-    def __init__(self, demand: Demand, share: str, gpus: int, source: Any) -> None:
+    __slots__ = (
+        "_heap",
+        "claims",
+        "demand",
+        "gpus",
+        "promises",
+        "share",
+        "source",
+        "turn",
+        "waiting",
+    )
+
+    def __init__(
+        self, demand: Demand, share: str, gpus: int, source: Any, promises: Promises = NOTHING
+    ) -> None:
         self.demand = demand
         self.share = share
         self.gpus = gpus
         """Of one task, for its expected GPU time."""
         self.source = source
         """What the caller knows of all tasks of this line."""
+        self.promises = promises
+        self.claims: tuple[Claim, ...] = ()
         self.turn: Turn | None = None
-        """Its current entry in its demand."""
+        """Its current entry in its demand, and in its claims."""
         self.waiting = 0
         self._heap: list[tuple[tuple[int, int, int, int], Task]] = []
+
+    @property
+    def promised(self) -> tuple[Offer, ...]:
+        """The demand's offers in whose lanes something is promised."""
+        return tuple(o for o in self.demand.offers if self.promises.get(o.lane.index))
+
+    def open(self) -> list[tuple[Offer, Promise]]:
+        """The promises that have room for one more task, the nearest share's first."""
+        return [
+            pair
+            for claim in self.claims
+            for pair in claim.pairs
+            if pair[1].gpus - pair[1].used >= pair[0].gpus
+        ]
 
     def push(self, task: Task) -> None:
         """Put a task, or put it anew, where it belongs."""
@@ -142,6 +173,24 @@ class Line:
         """Take a task out; its entry goes when it comes to the top."""
         task.place = None
         self.waiting -= 1
+
+    def place(self, rank: tuple[int, ...]) -> None:
+        """Put the line where its head belongs; nowhere, where nothing waits in it."""
+        head = self.head
+        if head is None:
+            self.turn = None
+            return
+        late, _, cost, serial = head.place  # type: ignore[misc]
+        nice = max(0, PRIORITY_DEFAULT - head.priority)
+        turn = (late, rank if late else (), nice, cost, serial)
+        before = self.turn
+        if before == turn:
+            return
+        self.turn = turn
+        if before is None or turn < before:
+            self.demand.turns.push(self)
+            for claim in self.claims:
+                claim.turns.push(self)
 
     @property
     def head(self) -> Task | None:
@@ -161,20 +210,75 @@ class Line:
         ]
 
 
+class Turns:
+    """Lines by whose turn it is. A line may stand in several, and in each more than once.
+
+    A turn that comes earlier is entered at once. One that comes later is found out when the entry
+    reaches the top, as most never do before they change again.
+    """
+
+    __slots__ = ("_heap", "_most")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[Turn, int, Line]] = []
+        self._most = STALE_MAX
+
+    def push(self, line: Line) -> None:
+        """A line has its turn earlier than before."""
+        turn = line.turn
+        assert turn is not None
+        heappush(self._heap, (turn, turn[-1], line))
+        if len(self._heap) > self._most:
+            lines = dict.fromkeys(entry[2] for entry in self._heap)
+            turns = [(line.turn, line.turn[-1], line) for line in lines if line.turn is not None]
+            self._heap = turns
+            heapify(self._heap)
+            self._most = 2 * len(turns) + STALE_MAX
+
+    def first(self, rank: Callable[[str], tuple[int, ...]]) -> Line | None:
+        """The line whose turn it is, by fair share as it stands now."""
+        while heap := self._heap:
+            turn, _, line = heap[0]
+            current = line.turn
+            if current is turn:
+                if turn[0] == LATE or turn[1] == (now := rank(line.share)):
+                    return line
+                line.place(now)
+            elif current is None or current < turn:  # it stands further up, or nowhere
+                heappop(heap)
+            else:
+                heapreplace(heap, (current, current[-1], line))
+        return None
+
+
+class Claim:
+    """Those lines of a demand that the promises of one share, the holder, cover."""
+
+    __slots__ = ("demand", "is_up", "pairs", "turns")
+
+    def __init__(self, demand: Demand, pairs: tuple[tuple[Offer, Promise], ...]) -> None:
+        self.demand = demand
+        self.pairs = pairs
+        """Each of those promises, and the offer in whose lane it is."""
+        self.is_up = False
+        """Whether its promises know of it, as something waits in it."""
+        self.turns = Turns()
+
+
 class Demand:
     """Lines that want the same: `count` nodes, of the same offers."""
 
     __slots__ = (
-        "_heap",
+        "_claims",
+        "blocked",
         "borrows",
         "by_lane",
         "count",
-        "epoch",
         "keep",
         "lines",
         "offers",
-        "promised",
         "serial",
+        "turns",
     )
 
     def __init__(self, serial: int, count: int, offers: tuple[Offer, ...]) -> None:
@@ -182,48 +286,29 @@ class Demand:
         self.count = count
         self.offers = offers
         self.by_lane = {offer.lane.index: offer for offer in offers}
-        self.promised = tuple(offer for offer in offers if offer.promises)
         self.borrows = True
         """Whether its tasks may run on what others are promised and leave idle."""
         self.keep: Keep | None = None
         """What is kept for its head."""
+        self.blocked: Task | None = None
+        """The head that found no room anywhere: until something changes, it need not look again."""
         self.lines: list[Line] = []
-        self.epoch = 0
-        self._heap: list[tuple[Turn, int, Line]] = []
+        self.turns = Turns()
+        self._claims: dict[str, Claim] = {}
 
-    def place(self, line: Line, rank: tuple[int, ...]) -> Turn | None:
-        """Put a line where its head belongs; None where nothing waits in it."""
-        head = line.head
-        if head is None:
-            line.turn = None
-            return None
-        late, _, cost, serial = head.place  # type: ignore[misc]
-        nice = max(0, PRIORITY_DEFAULT - head.priority)
-        turn = (late, rank if late else (), nice, cost, serial)
-        if line.turn != turn:
-            line.turn = turn
-            heappush(self._heap, (turn, serial, line))
-        return turn
-
-    def first(self, rank: Callable[[str], tuple[int, ...]]) -> Line | None:
-        """The line whose turn it is, by fair share as it stands now."""
-        heap = self._heap
-        while heap:
-            turn, _, line = heap[0]
-            if line.turn is not turn:
-                heappop(heap)
-            elif turn[0] == LATE or turn[1] == (now := rank(line.share)):
-                return line
-            else:
-                heappop(heap)
-                line.turn = None
-                self.place(line, now)
-        return None
-
-    def reorder(self, rank: Callable[[str], tuple[int, ...]]) -> None:
-        """Put all lines anew: time has moved their ranks."""
-        lines = [line for turn, _, line in self._heap if line.turn is turn]
-        self._heap = []
-        for line in lines:
-            line.turn = None
-            self.place(line, rank(line.share))
+    def line(self, share: str, gpus: int, source: Any, promises: Promises) -> Line:
+        """A new line of this demand; see there."""
+        line = Line(self, share, gpus, source, promises)
+        self.lines.append(line)
+        held: dict[str, list[tuple[Offer, Promise]]] = {}
+        nearness: dict[str, int] = {}
+        for index, offer in self.by_lane.items():
+            for above, promise in enumerate(promises.get(index, ())):
+                held.setdefault(promise.share, []).append((offer, promise))
+                nearness[promise.share] = max(above, nearness.get(promise.share, 0))
+        for holder, pairs in held.items():
+            if holder not in self._claims:
+                self._claims[holder] = Claim(self, tuple(pairs))
+        nearest = sorted(held, key=nearness.__getitem__)
+        line.claims = tuple(self._claims[holder] for holder in nearest)
+        return line
