@@ -11,7 +11,16 @@ import plotly.graph_objects as go
 import polars as pl
 
 from dure.rehearsal import page, runs
-from dure.rehearsal.drawing import COLOURS, DAY_MS, capacity_of, figure, label, over_time, wait_axis
+from dure.rehearsal.drawing import (
+    COLOURS,
+    capacity_of,
+    figure,
+    label,
+    lending_of,
+    over_time,
+    total,
+    wait_axis,
+)
 from dure.rehearsal.page import Plot
 from dure.rehearsal.runs import FIGURES, Run
 from dure.rehearsal.words import count, percent, span
@@ -162,8 +171,7 @@ def _pairs(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Pair, ...]:
 
 
 def _lent_gpu_h(run: Run) -> float:
-    lent_ms = run.table("lending").select(pl.col("gpus_ms").sum()).collect().item()
-    return float(lent_ms / MS_PER_HOUR)
+    return total(lending_of(run), "gpus_ms") / MS_PER_HOUR
 
 
 def _text(name: str, value: float) -> str:
@@ -250,8 +258,8 @@ def _lines(both: tuple[Run, Run], frames: list[pl.DataFrame]) -> go.Figure:
     """`value` of both runs by days since each one's start: their dates may differ."""
     drawn = figure()
     for run, frame, colour, name in zip(both, frames, COLOURS[:2], "AB", strict=True):
-        line = over_time(run, frame, "value", name=name, line={"color": colour})
-        line.x = (frame["at_ms"] / DAY_MS).to_numpy()
-        drawn.add_trace(line)
+        drawn.add_trace(
+            over_time(run, frame, "value", days=True, name=name, line={"color": colour})
+        )
     drawn.update_xaxes(title_text="days since the start")
     return drawn

@@ -17,6 +17,7 @@ import polars as pl
 from dure.rehearsal.page import FONTS
 from dure.rehearsal.record import OWN, SITE_OUTAGE
 from dure.rehearsal.runs import Run
+from dure.rehearsal.words import span
 from dure.units import MS_PER_S
 
 COLOURS: Final = (
@@ -33,9 +34,16 @@ SHOWN_MAX: Final = len(COLOURS)
 """Names that a plot tells apart; the smallest beyond that are shown as one."""
 OTHERS: Final = "others"
 
+LENT: Final = (pl.col("borrower") != OWN) & (pl.col("borrower") != pl.col("owner"))
+"""Whether GPUs in use serve others than whose they are."""
+
+PIECES: Final = 300
+"""Pieces of time that an area over time has at most."""
+
 DAY_MS: Final = 86_400_000
+YEAR_MS: Final = 365 * DAY_MS
 BUCKETS_MS: Final = (
-    60_000, 600_000, 3_600_000, 21_600_000, DAY_MS, 7 * DAY_MS, 28 * DAY_MS,
+    60_000, 300_000, 900_000, 3_600_000, 21_600_000, DAY_MS, 7 * DAY_MS, 28 * DAY_MS,
 )  # fmt: skip
 
 WAITS_S: Final = {1: "≤ 1 s", 10: "10 s", 60: "1 min", 600: "10 min", 3_600: "1 h",
@@ -78,10 +86,30 @@ def figure(height: int = 380, **layout: Any) -> go.Figure:
 
 
 def colours(names: Iterable[str]) -> Mapping[str, str]:
-    """A colour for each name, by its place in the alphabet; `OTHERS` and `OWN` are grey."""
-    known = sorted(set(names) - {OTHERS, OWN})
+    """A colour for each name, by its first place; `OTHERS` and `OWN` are grey."""
+    known = [name for name in dict.fromkeys(names) if name not in {OTHERS, OWN}]
     picked = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(known)}
     return picked | {OTHERS: GREY, OWN: GREY}
+
+
+def operator_colours(run: Run) -> Mapping[str, str]:
+    """The same colour for an operator in all plots of a run, as owner, as borrower or as who waits;
+    those with most GPUs and use get theirs first, so that the large are told apart.
+    """
+    sizes = [
+        run.table("gpus").group_by(pl.col(side).alias("name")).agg(pl.col(column).sum().alias("ms"))
+        for side, column in (("owner", "capacity_ms"), ("borrower", "gpus_ms"))
+    ]
+    waiting = run.table("queue").group_by(pl.col("operator").alias("name"))
+    sizes.append(waiting.agg(pl.col("gpus_ms").sum().alias("ms")))
+    names = (
+        pl.concat(sizes)
+        .group_by("name")
+        .agg(pl.col("ms").sum())
+        .sort("ms", "name", descending=[True, False])
+        .collect()["name"]
+    )
+    return colours(names)
 
 
 def label(name: str) -> str:
@@ -102,24 +130,50 @@ def lump(frame: pl.DataFrame, column: str, value: str) -> pl.DataFrame:
 
 def instants(run: Run, at_ms: pl.Series) -> pl.Series:
     """Where on the axis of time: an instant in UTC where the run has a date, else days."""
-    starts_ms = run.settings.get("starts_ms")
-    if starts_ms is None:
+    if not has_date(run):
         return at_ms / DAY_MS
-    return (at_ms + int(starts_ms)).cast(pl.Datetime("ms"))
+    return (at_ms + _starts_ms(run)).cast(pl.Datetime("ms"))
 
 
-def time_title(run: Run) -> str:
-    """The title of that axis."""
-    return "days since the start" if run.settings.get("starts_ms") is None else "UTC"
+def has_date(run: Run) -> bool:
+    """Whether the run has a date: a trace whose clock counts from 0 has none."""
+    return _starts_ms(run) >= YEAR_MS
+
+
+def _starts_ms(run: Run) -> int:
+    return int(run.settings.get("starts_ms", 0))
+
+
+def reach_ms(run: Run) -> int:
+    """Where the tables over time end."""
+    ends_ms = run.table("gpus").select((pl.col("at_ms") + pl.col("step_ms")).max())
+    return int(ends_ms.collect().item() or 0)
+
+
+def show_time(run: Run, drawn: go.Figure) -> None:
+    """Make the axis of time that of all plots of the run."""
+    first, last = instants(run, pl.Series([0, reach_ms(run)])).to_list()
+    title = "UTC" if has_date(run) else "days since the start"
+    drawn.update_xaxes(title_text=title, range=[first, last])
 
 
 def moment(run: Run, at_ms: int) -> str:
-    """An instant in a sentence: `on 2027-03-01`, or `on day 12`."""
-    starts_ms = run.settings.get("starts_ms")
-    if starts_ms is None:
+    """An instant in a sentence: `on 2027-03-01`, `on 2027-03-01 at 14:20` in a run of some days, or
+    `on day 12`.
+    """
+    if not has_date(run):
         return f"on day {at_ms // DAY_MS + 1:,}"
-    (at,) = pl.Series([at_ms + int(starts_ms)]).cast(pl.Datetime("ms")).to_list()
-    return f"on {at:%Y-%m-%d}"
+    (at,) = pl.Series([at_ms + _starts_ms(run)]).cast(pl.Datetime("ms")).to_list()
+    return f"on {at:%Y-%m-%d at %H:%M}" if reach_ms(run) <= 14 * DAY_MS else f"on {at:%Y-%m-%d}"
+
+
+def period(run: Run) -> str:
+    """What the tables over time are about: `in the 24 h from 2026-11-23`."""
+    length = span(reach_ms(run) / MS_PER_S)
+    if not has_date(run):
+        return f"in the {length}"
+    (at,) = pl.Series([_starts_ms(run)]).cast(pl.Datetime("ms")).to_list()
+    return f"in the {length} from {at:%Y-%m-%d}"
 
 
 def wait_axis(most_s: float) -> dict[str, Any]:
@@ -139,11 +193,20 @@ def seconds(column: str) -> pl.Expr:
     return pl.col(column) / MS_PER_S
 
 
+def quantile(column: str, rank: float) -> pl.Expr:
+    """The nearest-rank quantile of a column in ms, as seconds: as in a run's summary."""
+    return seconds(column).quantile(rank, interpolation="equiprobable")
+
+
 def over_time(run: Run, frame: pl.DataFrame, value: str, **style: Any) -> go.Scatter:
-    """A line in steps of `value` over `at_ms`."""
+    """A line in steps of `value` over `at_ms`, to the end of the last step; `days=True` counts days
+    whether the run has a date or not.
+    """
+    at_ms = frame["at_ms"].extend_constant(reach_ms(run), 1)
+    values = frame[value]
     return go.Scatter(
-        x=instants(run, frame["at_ms"]).to_numpy(),
-        y=frame[value].to_numpy(),
+        x=(at_ms / DAY_MS if style.pop("days", False) else instants(run, at_ms)).to_numpy(),
+        y=values.extend(values.tail(1)).to_numpy(),
         mode="lines",
         line={"width": 1.6, "shape": "hv"} | style.pop("line", {}),
         **style,
@@ -176,12 +239,32 @@ def others_last(name: str) -> tuple[bool, str]:
     return name == OTHERS, name
 
 
-def bucket_ms(run: Run) -> int:
-    """A length of time that cuts the run into about a hundred pieces or fewer: what jumps from
-    step to step is calmer over it.
+def bucket_ms(run: Run, pieces: int = 100) -> int:
+    """A length of time that cuts the run into so many pieces or fewer: what jumps from step to step
+    is calmer over it.
     """
-    last_ms = run.table("gpus").select(pl.col("at_ms").max()).collect().item() or 0
-    return next((length for length in BUCKETS_MS if last_ms < 100 * length), BUCKETS_MS[-1])
+    last_ms = reach_ms(run)
+    return next((length for length in BUCKETS_MS if last_ms <= pieces * length), BUCKETS_MS[-1])
+
+
+def calm(run: Run, frame: pl.DataFrame, *keys: str) -> pl.DataFrame:
+    """Averages `gpus` of the integrals `gpus_ms`, by `keys`, over pieces of time as long as can be
+    told apart on a screen.
+    """
+    step_ms = bucket_ms(run, PIECES)
+    at_ms = pl.col("at_ms") // step_ms * step_ms
+    length_ms = pl.min_horizontal(pl.col("at_ms") + step_ms, reach_ms(run)) - pl.col("at_ms")
+    return (
+        frame.group_by(at_ms, *keys)
+        .agg(pl.col("gpus_ms").sum())
+        .with_columns((pl.col("gpus_ms") / length_ms).alias("gpus"))
+        .sort("at_ms", *keys)
+    )
+
+
+def lending_of(run: Run) -> pl.DataFrame:
+    """What one holder lent to another: what a share lends below its own root stays there."""
+    return run.table("lending").filter(pl.col("lender") != pl.col("borrower")).collect()
 
 
 def capacity_of(run: Run) -> pl.DataFrame:

@@ -42,10 +42,10 @@ def page(title: str, subtitle: str, sections: Iterable[Section], footer: str) ->
     """The whole page; the texts are escaped here."""
     parts = list(sections)
     contents = "".join(
-        f'<a href="#s{place}">{escape(part.title)}</a>' for place, part in enumerate(parts)
+        f'<a href="#s{place}">{text(part.title)}</a>' for place, part in enumerate(parts)
     )
     body = "".join(
-        f'<section id="s{place}"><h2>{escape(part.title)}</h2>{part.html}</section>'
+        f'<section id="s{place}"><h2>{text(part.title)}</h2>{part.html}</section>'
         for place, part in enumerate(parts)
     )
     return (
@@ -55,9 +55,19 @@ def page(title: str, subtitle: str, sections: Iterable[Section], footer: str) ->
         '<meta name="color-scheme" content="light dark">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style>"
         f"<script>{get_plotlyjs()}</script></head><body><main>"
-        f"<header><h1>{escape(title)}</h1><p>{escape(subtitle)}</p><nav>{contents}</nav></header>"
-        f"{body}<footer>{escape(footer)}</footer></main><script>{_SCRIPT}</script></body></html>\n"
+        f"<header><h1>{text(title)}</h1><p>{text(subtitle)}</p><nav>{contents}</nav></header>"
+        f"{body}<footer>{text(footer)}</footer></main><script>{_SCRIPT}</script></body></html>\n"
     )
+
+
+def text(plain: str) -> str:
+    """Plain text as HTML. A number and its unit stay on one line."""
+    return _UNIT.sub("\N{NO-BREAK SPACE}", escape(plain))
+
+
+def says(sentences: Iterable[str]) -> str:
+    """A paragraph a sentence; nothing for none."""
+    return "".join(f"<p>{text(sentence)}</p>" for sentence in sentences)
 
 
 def plots(shown: Iterable[Plot | None]) -> str:
@@ -73,38 +83,37 @@ def _plot(plot: Plot) -> str:
         config={"displaylogo": False, "responsive": True, "displayModeBar": False},
     )
     return (
-        f"<figure><h3>{escape(plot.title)}</h3>{drawn}"
-        f"<figcaption>{escape(plot.sentence)}</figcaption></figure>"
+        f"<figure><h3>{text(plot.title)}</h3>{drawn}"
+        f"<figcaption>{text(plot.sentence)}</figcaption></figure>"
     )
 
 
 def cards(cells: Iterable[tuple[str, str, str]]) -> str:
     """Headline figures: what, how much, and a remark below."""
     made = "".join(
-        f"<div><span>{escape(what)}</span><b>{escape(value)}</b><small>{escape(remark)}</small></div>"
+        f"<div><span>{text(what)}</span><b>{text(value)}</b><small>{text(remark)}</small></div>"
         for what, value, remark in cells
     )
     return f'<div class="cards">{made}</div>'
 
 
-def answers(rows: Iterable[tuple[str, Sequence[str]]]) -> str:
-    """Questions and their answers in sentences."""
-    made = "".join(
-        f"<dt>{escape(question)}</dt>" + "".join(f"<dd>{escape(one)}</dd>" for one in sentences)
-        for question, sentences in rows
-    )
+def answers(rows: Iterable[tuple[str, str]]) -> str:
+    """Questions and their answers; an answer is HTML, of `says` or `table`."""
+    made = "".join(f"<dt>{text(question)}</dt><dd>{answer}</dd>" for question, answer in rows)
     return f"<dl>{made}</dl>"
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table; its first column holds names, the others figures."""
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    head = "".join(f"<th>{text(column)}</th>" for column in columns)
     body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+        "<tr>" + "".join(f"<td>{text(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
     made = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return f'<div class="wide">{made}</div>'
 
+
+_UNIT: Final = re.compile(r"(?<=\d) (?=\S)")
 
 _POLICY: Final = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
@@ -137,14 +146,18 @@ figure{margin:0 0 18px;padding:18px 20px 16px}
 figcaption{color:var(--soft);font-size:14px;border-top:1px solid var(--line);padding-top:10px}
 dl{margin:0;padding:6px 20px 16px}
 dt{font-weight:600;font-size:15px;margin-top:14px}
-dd{margin:4px 0 0;color:var(--ink)}
+dd{margin:4px 0 0}
+p{margin:4px 0}
+dd .wide{margin:8px 0 4px}
 .wide{overflow-x:auto;margin-bottom:18px}
 table{border-collapse:collapse;width:100%;font-size:14px;font-variant-numeric:tabular-nums}
 th,td{padding:7px 14px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
 th{font-weight:600;color:var(--soft);font-size:13px}
 tbody tr:last-child td{border-bottom:0}
 th:first-child,td:first-child{text-align:left}
+.wide+p{color:var(--soft);font-size:14px}
 footer{margin-top:40px;color:var(--soft);font-size:12.5px;overflow-wrap:anywhere}
+@media print{figure,tr,dd{break-inside:avoid}nav{display:none}}
 """
 )
 

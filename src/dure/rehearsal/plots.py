@@ -10,99 +10,100 @@ import polars as pl
 from dure.rehearsal.drawing import (
     BAD,
     BLUE,
+    DAY_MS,
     GREY,
+    LENT,
     LINE,
     area,
     bucket_ms,
+    calm,
     capacity_of,
     colours,
     figure,
+    has_date,
     instants,
     label,
+    lending_of,
     lump,
     mark_outages,
     moment,
+    operator_colours,
     others_last,
     over_time,
-    time_title,
+    reach_ms,
+    show_time,
     total,
 )
 from dure.rehearsal.page import Plot
-from dure.rehearsal.record import OWN
 from dure.rehearsal.runs import Run
 from dure.rehearsal.words import count, gpu_hours, percent, span, things
 from dure.units import MS_PER_HOUR, MS_PER_S
 
 
 def in_use(run: Run) -> Plot | None:
-    """GPUs in use by their owner, the owner's own people and others apart, below the capacity."""
-    table = run.table("gpus").collect()
+    """GPUs in use by holder, what is lent apart, below the capacity."""
+    table = run.table("gpus").with_columns(LENT.alias("lent")).collect()
     if table.is_empty():
         return None
-    table = lump(table, "owner", "gpus_ms")
-    colour = colours(table["owner"])
+    used, lent = (total(part, "gpus_ms") for part in (table, table.filter("lent")))
+    parts = calm(run, lump(table, "owner", "gpus_ms"), "owner", "lent")
+    colour = operator_colours(run)
     drawn = figure(height=430)
-    for owner in sorted(set(table["owner"]), key=others_last):
-        for lent in (False, True):
-            part = table.filter(pl.col("owner") == owner, (pl.col("borrower") != OWN) == lent)
-            if not total(part, "gpus_ms"):
-                continue
-            steps = part.group_by("at_ms").agg(pl.col("gpus").sum()).sort("at_ms")
-            name = f"{label(owner)}, by others" if lent else label(owner)
-            drawn.add_trace(area(run, steps, "gpus", colour[owner], lent=lent, name=name))
+    for owner in sorted(set(parts["owner"]), key=others_last):
+        for is_lent in (False, True):
+            part = parts.filter(pl.col("owner") == owner, pl.col("lent") == is_lent)
+            if total(part, "gpus_ms"):
+                name = f"{label(owner)}, lent" if is_lent else label(owner)
+                drawn.add_trace(area(run, part, "gpus", colour[owner], lent=is_lent, name=name))
     capacity = capacity_of(run)
     drawn.add_trace(
         over_time(run, capacity, "capacity", name="in service", line={"color": GREY, "width": 2})
     )
     mark_outages(run, drawn)
-    drawn.update_xaxes(title_text=time_title(run))
+    show_time(run, drawn)
     drawn.update_yaxes(title_text="GPUs", rangemode="tozero")
-    used = total(table, "gpus_ms")
-    others = total(table.filter(pl.col("borrower") != OWN), "gpus_ms")
     served = total(capacity, "capacity_ms") or 1
     return Plot(
-        "GPUs in use, by owner (hatched: by others than the owner)",
+        "GPUs in use, by holder (hatched: lent to others)",
         drawn,
         f"{percent(used / served)} of the {gpu_hours(served)} in service were used; "
-        f"{gpu_hours(others)} of that, {percent(others / (used or 1))}, by others than the owner.",
+        f"{gpu_hours(lent)} of that, {percent(lent / (used or 1))}, by others than their holders.",
     )
 
 
 def borrowed(run: Run) -> Plot | None:
-    """GPUs in use on others' pools, by who uses them."""
-    table = run.table("gpus").filter(pl.col("borrower") != OWN).collect()
+    """GPUs in use by others than their holders, by who uses them."""
+    table = run.table("gpus").filter(LENT).collect()
     every = total(table, "gpus_ms")
     if not every:
         return None
-    table = lump(table, "borrower", "gpus_ms")
-    colour = colours(table["borrower"])
+    parts = calm(run, lump(table, "borrower", "gpus_ms"), "borrower")
+    colour = operator_colours(run)
     drawn = figure()
-    parts = table.group_by("borrower", "at_ms").agg(pl.col("gpus", "gpus_ms").sum()).sort("at_ms")
-    for name in sorted(set(table["borrower"]), key=others_last):
+    for name in sorted(set(parts["borrower"]), key=others_last):
         part = parts.filter(pl.col("borrower") == name)
         drawn.add_trace(area(run, part, "gpus", colour[name], name=label(name)))
-    drawn.update_xaxes(title_text=time_title(run))
+    show_time(run, drawn)
     drawn.update_yaxes(title_text="GPUs", rangemode="tozero")
     sums = table.group_by("borrower").agg(pl.col("gpus_ms").sum()).sort("gpus_ms", "borrower")
     most = sums.row(-1, named=True)
-    peak = parts.group_by("at_ms").agg(pl.col("gpus").sum()).sort("gpus", "at_ms").row(-1)
+    peak = calm(run, table).sort("gpus", "at_ms").row(-1, named=True)
     return Plot(
-        "GPUs in use on others' pools, by user",
+        "Lent GPUs in use, by borrower",
         drawn,
-        f"{most['borrower']} used most, {gpu_hours(most['gpus_ms'])} or "
-        f"{percent(most['gpus_ms'] / every)}; at the peak, {moment(run, peak[0])}, "
-        f"{count(peak[1])} GPUs served others than their owner.",
+        f"{most['borrower']} borrowed most, {gpu_hours(most['gpus_ms'])} or "
+        f"{percent(most['gpus_ms'] / every)}; at the peak, {moment(run, peak['at_ms'])}, "
+        f"{count(round(peak['gpus']))} GPUs were lent.",
     )
 
 
 def lending(run: Run) -> Plot | None:
     """Who lent how much to whom, in GPU-hours."""
     table = (
-        run.table("lending")
+        lending_of(run)
         .group_by("lender", "borrower")
         .agg(pl.col("gpus_ms").sum())
         .filter(pl.col("gpus_ms") > 0)
-        .collect()
     )
     if table.is_empty():
         return None
@@ -124,6 +125,7 @@ def lending(run: Run) -> Plot | None:
         zmin=0,
         xgap=3,
         ygap=3,
+        showscale=len(borrowers) > 8,
         colorbar={"title": "GPU-h", "outlinewidth": 0, "thickness": 12},
     )
     drawn.update_xaxes(side="top", showgrid=False, title_text="borrower")
@@ -138,51 +140,51 @@ def lending(run: Run) -> Plot | None:
 
 
 def utilisation(run: Run) -> Plot | None:
-    """The part of the GPUs in service that is used, and that the owners themselves use."""
-    capacity = capacity_of(run)
-    if not total(capacity, "capacity_ms"):
+    """The part of the GPUs in service that is used, and that their holders use."""
+    step_ms = bucket_ms(run)
+    bucket = (pl.col("at_ms") // step_ms * step_ms).alias("at_ms")
+    served = capacity_of(run).group_by(bucket).agg(pl.col("capacity_ms").sum())
+    if not total(served, "capacity_ms"):
         return None
-    own = pl.col("gpus_ms").filter(pl.col("borrower") == OWN).sum().alias("own_ms")
+    own = pl.col("gpus_ms").filter(~LENT).sum().alias("own_ms")
+    used = run.table("gpus").group_by(bucket).agg(pl.col("gpus_ms").sum(), own).collect()
     table = (
-        run.table("gpus")
-        .group_by("at_ms")
-        .agg(pl.col("gpus_ms").sum(), own)
+        used.join(served, on="at_ms")
         .sort("at_ms")
-        .collect()
-        .join(capacity, on="at_ms")
         .with_columns(
             (pl.col(name) / pl.col("capacity_ms")).fill_nan(0).alias(part)
             for name, part in (("gpus_ms", "all"), ("own_ms", "own"))
         )
     )
     drawn = figure()
-    drawn.add_trace(over_time(run, table, "own", name="by owners alone", line={"color": GREY}))
+    own_line = {"color": GREY}
+    drawn.add_trace(over_time(run, table, "own", name="by their holders", line=own_line))
     drawn.add_trace(
         over_time(
-            run, table, "all", name="by all", line={"color": BLUE},
+            run, table, "all", name="with lending", line={"color": BLUE},
             fill="tonexty", fillcolor="rgba(68,119,170,0.18)",
         )
     )  # fmt: skip
-    isolated = run.isolated
-    if isolated:
+    if run.isolated:
         drawn.add_hline(
-            y=isolated["utilisation"],
+            y=run.isolated["utilisation"],
             line={"color": BAD, "dash": "dash", "width": 1.5},
-            annotation={"text": "every operator alone", "font": {"color": BAD}},
+            annotation={"text": "mean with every operator alone", "font": {"color": BAD}},
+            annotation_position="top left",
         )
     mark_outages(run, drawn)
-    drawn.update_xaxes(title_text=time_title(run))
+    show_time(run, drawn)
     drawn.update_yaxes(title_text="of the GPUs in service", tickformat=".0%", range=[0, 1.02])
+    return Plot("GPUs in use, of those in service", drawn, _used(run, table))
+
+
+def _used(run: Run, table: pl.DataFrame) -> str:
     served = total(table, "capacity_ms")
-    alone = total(table, "own_ms") / served
-    every = total(table, "gpus_ms") / served
-    sentence = (
-        f"Owners' own use filled {percent(alone)} of the GPUs in service, and with the others' "
-        f"{percent(every)}"
-    )
-    if isolated:
-        sentence += f"; with every operator alone it is {percent(isolated['utilisation'])}"
-    return Plot("Utilisation with and without others' use", drawn, f"{sentence}.")
+    within, every = (percent(total(table, name) / served) for name in ("own_ms", "gpus_ms"))
+    sentence = f"{within} of the GPUs in service were used by their holders, {every} with lending"
+    if run.isolated:
+        sentence += f"; with every operator alone it is {percent(run.isolated['utilisation'])}"
+    return f"{sentence}."
 
 
 def fairness(run: Run) -> Plot | None:
@@ -248,12 +250,12 @@ def fairness_over_time(run: Run) -> Plot | None:
     table = table.with_columns((100 * (used - entitled)).alias("gap")).filter(
         pl.col("share").is_in(largest.to_list())
     )
-    colour = colours(largest)
+    colour = colours(sorted(largest))
     drawn = figure()
     for name in sorted(largest):
         part = table.filter(pl.col("share") == name).sort("at_ms")
         drawn.add_trace(over_time(run, part, "gap", name=label(name), line={"color": colour[name]}))
-    drawn.update_xaxes(title_text=time_title(run))
+    show_time(run, drawn)
     drawn.update_yaxes(title_text="points above (below) its part", zeroline=True, zerolinewidth=2)
     apart = pl.col("gap").abs().mean()
     mean = table.group_by("share").agg(apart.alias("apart")).sort("apart", "share")
@@ -271,28 +273,28 @@ def recalls(run: Run) -> Plot | None:
     table = run.table("recalls").collect()
     if table.is_empty():
         return None
+    late = len(table.filter(pl.col("at_ms") >= reach_ms(run)))
+    after = f", {count(late)} of them later than is drawn," if late else ""
     step_ms = bucket_ms(run)
-    half_ms, slowest_ms = table.select(
-        pl.col("vacated_after_ms").median().alias("half"), pl.col("vacated_after_ms").max()
-    ).row(0)
+    middle_ms = pl.col("at_ms") // step_ms * step_ms + step_ms // 2
     steps = (
-        table.group_by(pl.col("at_ms") // step_ms * step_ms)
+        table.group_by(middle_ms)
         .agg(pl.len().alias("recalls"), (pl.col("lost_gpu_ms").sum() / MS_PER_HOUR).alias("lost"))
         .sort("at_ms")
     )
     x = instants(run, steps["at_ms"]).to_numpy()
     drawn = figure()
     drawn.add_bar(
-        x=x,
-        y=steps["recalls"].to_list(),
-        name="recalls",
+        x=x, y=steps["recalls"].to_list(), name="recalls",
+        width=0.85 * (step_ms if has_date(run) else step_ms / DAY_MS),
         marker={"color": BLUE, "opacity": 0.75},
-    )
+    )  # fmt: skip
     drawn.add_scatter(
-        x=x, y=steps["lost"].to_list(), name="GPU-h lost (right)", yaxis="y2", mode="markers",
-        marker={"color": BAD, "size": 7},
+        x=x, y=steps["lost"].to_list(), name="GPU-h of work lost (right)", yaxis="y2",
+        mode="markers", marker={"color": BAD, "size": 6},
     )  # fmt: skip
     drawn.update_layout(
+        yaxis={"title_text": f"recalls in {span(step_ms / MS_PER_S)}", "rangemode": "tozero"},
         yaxis2={
             "title": {"text": "GPU-h lost", "font": {"size": 12}},
             "overlaying": "y",
@@ -303,14 +305,15 @@ def recalls(run: Run) -> Plot | None:
             "automargin": True,
             "linecolor": LINE,
         },
-        bargap=0.15,
     )
-    drawn.update_xaxes(title_text=time_title(run))
-    drawn.update_layout(yaxis_title_text=f"recalls in {span(step_ms / MS_PER_S)}")
+    show_time(run, drawn)
+    half_ms, slowest_ms = table.select(
+        pl.col("vacated_after_ms").median().alias("half"), pl.col("vacated_after_ms").max()
+    ).row(0)
     return Plot(
         "Recalls, and the GPU-hours of work that they lost",
         drawn,
-        f"{things(len(table), 'job was', 'jobs were')} called back and lost "
+        f"{things(len(table), 'job was', 'jobs were')} called back{after} and lost "
         f"{gpu_hours(total(table, 'lost_gpu_ms'))} of work; half vacated within "
         f"{span(half_ms / MS_PER_S)}, the slowest in {span(slowest_ms / MS_PER_S)}.",
     )

@@ -18,21 +18,23 @@ from dure.rehearsal.drawing import (
     GOOD,
     GREY,
     area,
-    colours,
+    calm,
     figure,
     label,
     lump,
     mark_outages,
     moment,
+    operator_colours,
     others_last,
+    quantile,
     seconds,
-    time_title,
+    show_time,
     total,
     wait_axis,
 )
 from dure.rehearsal.page import Plot
 from dure.rehearsal.runs import Run
-from dure.rehearsal.words import count, percent, span, things
+from dure.rehearsal.words import at_most, count, percent, span, things
 
 SIZES: Final = (
     (1, "1 GPU"), (8, "2–8 GPUs"), (64, "9–64 GPUs"), (512, "65–512 GPUs"), (None, "over 512 GPUs"),
@@ -51,7 +53,7 @@ def waits(run: Run, by: str, noun: str) -> Plot | None:
         .agg(
             (pl.len() * run.sample).alias("jobs"),
             seconds("wait_ms").mean().alias("mean"),
-            *(seconds("wait_ms").quantile(q).alias(name) for name, q in QUANTILES.items()),
+            *(quantile("wait_ms", q).alias(name) for name, q in QUANTILES.items()),
         )
         .sort("p99", by, descending=[False, True])
         .collect()
@@ -99,12 +101,21 @@ def _ranges(table: pl.DataFrame, by: str) -> go.Figure:
         "9 in 10 within %{customdata[2]}<br>99 in 100 within %{customdata[3]}<br>"
         "mean %{customdata[4]}<extra></extra>",
     )
-    drawn.update_xaxes(title_text="wait, logarithmic", **wait_axis(max(shown["p99"])))
+    drawn.add_scatter(
+        y=names,
+        x=shown["p99"],
+        mode="text",
+        text=[f" {span(longest)}" for longest in table["p99"]],
+        textposition="middle right",
+        showlegend=False,
+        hoverinfo="skip",
+    )
+    drawn.update_xaxes(title_text="wait, logarithmic", **wait_axis(1.6 * max(shown["p99"])))
     return drawn
 
 
 def _up_to(row: Mapping[str, Any]) -> str:
-    return f"half at most {span(row['p50'])}, 99 in 100 at most {span(row['p99'])}"
+    return f"half {at_most(row['p50'])}, 99 in 100 {at_most(row['p99'])}"
 
 
 def waits_by_size(run: Run) -> Plot | None:
@@ -165,14 +176,14 @@ def queue(run: Run) -> Plot | None:
     if not total(table, "gpus_ms"):
         return None
     table = lump(table, "operator", "gpus_ms")
-    colour = colours(table["operator"])
+    colour = operator_colours(run)
     drawn = figure()
-    parts = table.group_by("operator", "at_ms").agg(pl.col("gpus").sum()).sort("at_ms")
+    parts = calm(run, table, "operator")
     for name in sorted(set(table["operator"]), key=others_last):
         part = parts.filter(pl.col("operator") == name)
         drawn.add_trace(area(run, part, "gpus", colour[name], name=label(name)))
     mark_outages(run, drawn)
-    drawn.update_xaxes(title_text=time_title(run))
+    show_time(run, drawn)
     drawn.update_yaxes(title_text="GPUs", rangemode="tozero")
     steps = table.group_by("at_ms").agg(
         pl.col("gpus", "jobs", "gpus_ms").sum(), pl.col("step_ms").first()
@@ -184,7 +195,7 @@ def queue(run: Run) -> Plot | None:
         "GPUs that waiting jobs ask for, by operator",
         drawn,
         f"Jobs for {count(mean)} GPUs waited on average; the most, "
-        f"{things(peak['jobs'], 'job', 'jobs')} for {count(peak['gpus'])} GPUs, "
+        f"{things(round(peak['jobs']), 'job', 'jobs')} for {count(round(peak['gpus']))} GPUs, "
         f"{moment(run, peak['at_ms'])}; {percent(empty)} of the time nothing waited.",
     )
 
@@ -210,13 +221,13 @@ def joining(run: Run) -> Plot | None:
         orientation="h",
         width=0.55,
         marker={"color": [GOOD if ratio <= 1 else BAD for ratio in ratios], "opacity": 0.8},
-        text=[f"{ratio:.2f}" for ratio in ratios],
-        textposition="auto",
-        customdata=[
-            [span(row["avg_jct_s"]), span(row["isolated_avg_jct_s"])] for row in table.to_dicts()
+        text=[
+            f"{row['ratio']:.2f}: {span(row['avg_jct_s'])}, alone {span(row['isolated_avg_jct_s'])}"
+            for row in table.to_dicts()
         ],
-        hovertemplate="<b>%{y}</b><br>together %{customdata[0]}<br>alone %{customdata[1]}"
-        "<extra></extra>",
+        textposition="auto",
+        insidetextanchor="middle",
+        hoverinfo="skip",
     )
     drawn.add_vline(x=1, line={"color": GREY, "width": 1.5, "dash": "dash"})
     drawn.update_xaxes(

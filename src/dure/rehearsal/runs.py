@@ -4,7 +4,8 @@ The summary has the fields of `dure.rehearsal.measure.Summary`, what the machine
 `jobs_per_s`, `peak_rss_mib`), the `digest`, and where they are known:
 
 - `settings`: what was asked for, such as `title`, `mode`, `policy`, `seed`; `starts_ms`, the
-  instant of the rehearsal's time 0; `jobs_sample`, when only every so many-th job is kept;
+  instant of the rehearsal's time 0, and `ends_ms`, where a scenario says what span it is about;
+  `jobs_sample`, when only every so many-th job is kept;
 - `isolated`: the same figures, `per_operator` included, with every operator alone.
 """
 
@@ -50,6 +51,11 @@ class Run:
     def sample(self) -> int:
         """How many jobs ended for each that the table of jobs has."""
         return int(self.settings.get("jobs_sample", 1))
+
+    @property
+    def has_span(self) -> bool:
+        """Whether it is about a span of time, at whose end its tables over time end."""
+        return "ends_ms" in self.settings
 
     @property
     def isolated(self) -> Mapping[str, Any] | None:

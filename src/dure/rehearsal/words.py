@@ -1,8 +1,23 @@
-"""Figures as a report's prose has them: rounded to what a reader keeps."""
+"""A report's words: figures rounded to what a reader keeps, and what its terms mean."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
 from dure.units import MS_PER_HOUR
+
+MEANINGS: Final[Mapping[str, str]] = {
+    "wait": "A job's end less its submission and its own run time, so that what recalls and "
+    "faults cost it counts as wait.",
+    "GPU-h": "One GPU in use, or in service, for an hour.",
+    "holder": "Who is promised the GPUs: their owner, or a programme such as national.",
+    "lent": "In use by others, while their holder left them idle.",
+    "recall": "The holder needs its GPUs: who borrows them gets notice, saves its work where it "
+    "can, leaves, and waits for another place.",
+    "alone": "The same jobs and faults, with nothing lent.",
+    "entitled": "What a share is promised, as a part of all that is promised.",
+}
 
 
 def span(seconds: float) -> str:
@@ -11,6 +26,11 @@ def span(seconds: float) -> str:
         if seconds >= 1.95 * size if unit == "days" else seconds >= size:
             return f"{_short(seconds / size)} {unit}"
     return f"{seconds:.0f} s" if seconds >= 10 else f"{_short(seconds)} s"
+
+
+def at_most(seconds: float) -> str:
+    """An upper bound of waits: `not at all`, `at most 3.1 min`."""
+    return "not at all" if seconds < 1 else f"at most {span(seconds)}"
 
 
 def count(number: float) -> str:
