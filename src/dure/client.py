@@ -27,6 +27,7 @@ from dure.allocations import Allocation, Organisation, Project
 from dure.fleet import FleetTotals
 from dure.jobs import JobSpec
 from dure.journal import Journal
+from dure.listing import ShareLine, TaskPage
 from dure.people import Person, RoleGrant
 from dure.scheduling.world import Forecast
 from dure.snapshot import Snapshot
@@ -142,6 +143,35 @@ class Client:
     def job(self, job: str) -> JobView:
         """A job whole."""
         return self._get(f"/v1/jobs/{_part(job)}", JobView)
+
+    def tasks(  # noqa: PLR0913 (a list's parameters are its filters)
+        self,
+        *,
+        project: str | None = None,
+        submitter: str | None = None,
+        job: str | None = None,
+        open_only: bool = False,
+        since_ms: int | None = None,
+        after: int | None = None,
+        limit: int = 500,
+    ) -> TaskPage:
+        """A page of tasks, newest first, each with its job and its last attempt. `since_ms` leaves
+        out what ended before.
+        """
+        query = {
+            "project": project,
+            "submitter": submitter,
+            "job": job,
+            "open_only": open_only,
+            "since_ms": since_ms,
+            "after": after,
+            "limit": limit,
+        }
+        return self._get("/v1/tasks", TaskPage, query)
+
+    def shares(self) -> tuple[ShareLine, ...]:
+        """How shares stand: the caller's projects' with all above them, or the whole tree."""
+        return self._get("/v1/shares", tuple[ShareLine, ...])
 
     def why(self, job: str) -> Why:
         """Why a job is where it is."""

@@ -462,6 +462,9 @@ class PoolView:
     gpus_up: int
     gpus_used: int
     silent: bool
+    nodes_idle: int = 0
+    nodes_full: int = 0
+    """Of the nodes that are up, those of which no GPU is used, and those of which every one is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -287,6 +287,8 @@ ROWS: dict[tuple[str, str], Row] = {
     ("get", "/v1/acts"): Row(plain, OVERSIGHT, PEOPLE - OVERSIGHT),
     ("get", "/v1/fleet"): Row(plain, PEOPLE),
     ("get", "/v1/pools"): Row(plain, PEOPLE),
+    ("get", "/v1/tasks"): Row(lambda _w, ids: Ask(query={"project": ids.project}), SEEN_BY),
+    ("get", "/v1/shares"): Row(plain, PEOPLE),
     ("get", "/v1/snapshot"): Row(plain, OFFICE, PEOPLE - OFFICE),
     ("post", "/v1/projects/{project}/workdirs"): Row(
         lambda _w, ids: Ask({"project": ids.project}, body={"files": []}), LAB

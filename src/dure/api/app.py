@@ -12,7 +12,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dure import __version__
-from dure.api import accounts, errors, jobs, openapi, people, sites
+from dure.api import accounts, errors, jobs, listing, openapi, people, sites
 from dure.api.metrics import CONTENT_TYPE, Metrics
 from dure.api.stream import Streams
 from dure.service import Service
@@ -21,7 +21,7 @@ from dure.service import sites as site_service
 CYCLE_AGE_S_MAX = 60.0
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """What a label may say: any other word that a caller makes up would be a series of its own."""
-ROUTERS = (jobs.router, people.router, accounts.router, sites.router)
+ROUTERS = (jobs.router, listing.router, people.router, accounts.router, sites.router)
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -262,9 +263,12 @@ def pools(service: Service) -> tuple[PoolView, ...]:
         pool.id: pool.nodes_in_service(now.now_ms) * pool.gpus_per_node
         for pool in moment.scenario.fleet.pools
     }
-    used: dict[str, int] = {}
+    used: Counter[str] = Counter()
+    taken: Counter[tuple[str, int]] = Counter()
     for occupation in now.occupations:
-        used[occupation.pool_id] = used.get(occupation.pool_id, 0) + occupation.gpus
+        used[occupation.pool_id] += occupation.gpus
+        for node in occupation.nodes:
+            taken[occupation.pool_id, node] += occupation.slots_per_node
     return tuple(
         PoolView(
             pool=state.pool.id,
@@ -275,8 +279,12 @@ def pools(service: Service) -> tuple[PoolView, ...]:
             gpus_in_service=planned[state.pool.id],
             nodes_up=len(state.nodes),
             gpus_up=len(state.nodes) * state.pool.gpus_per_node,
-            gpus_used=used.get(state.pool.id, 0),
+            gpus_used=used[state.pool.id],
             silent=state.silent,
+            nodes_idle=sum(not taken[state.pool.id, node] for node in state.nodes),
+            nodes_full=sum(
+                taken[state.pool.id, node] >= state.pool.gpus_per_node for node in state.nodes
+            ),
         )
         for state in now.pools
     )
