@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dure.cli.render import console, line, table
 from dure.cli.shell import Shell
+from dure.rehearsal.words import count, percent, span, things
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +20,8 @@ BATCH: Final = 1_000
 """Jobs that pass between two looks at the bar: a look a job would cost more than the job."""
 
 _COLUMNS: Final = (
-    "operator", "jobs", "avg JCT s", "avg wait s", "p50", "p99", "p99.9", "used", "recalls", "lost",
+    "operator", "jobs", "completion", "wait", "wait 50 %", "99 %", "99.9 %", "used", "recalls",
+    "GPU-h lost",
 )  # fmt: skip
 
 Passing = Callable[[Iterator[Any]], Iterator[Any]]
@@ -120,13 +122,13 @@ def show(to: Console, found: Mapping[str, Any], out: object | None) -> None:
     if (starts := found.get("start_estimates")) and starts["waited"]:
         line(
             to,
-            f"Starts foretold: of {starts['waited']:,} jobs that waited, "
+            f"Starts foretold: of {things(starts['waited'], 'job', 'jobs')} that waited, "
             f"{starts['waited_within_90']:.1%} started within their 90 % range, "
             f"{starts['waited_within_50']:.1%} within that of 50 %.",
         )
     line(
         to,
-        f"{found['makespan_s']:,.0f} s rehearsed in {found['wall_s']:,.2f} s: "
+        f"{span(found['makespan_s'])} to the last end, rehearsed in {found['wall_s']:,.2f} s: "
         f"{found['jobs_per_s']:,} jobs/s, {found['peak_rss_mib']:,.0f} MiB at most.",
     )
     line(to, f"Digest: {found['digest']}")
@@ -135,16 +137,16 @@ def show(to: Console, found: Mapping[str, Any], out: object | None) -> None:
 
 
 def _figures(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
+    """Mean times from submission to end, mean waits, and what so many wait at most."""
     cells = [
         (
             name,
             f"{one['jobs']:,}",
-            f"{one['avg_jct_s']:.3f}",
-            f"{one['avg_wait_s']:.3f}",
-            *(f"{one[f'{rank}_wait_s']:.0f}" for rank in ("p50", "p99", "p999")),
-            f"{one['utilisation']:.1%}",
-            f"{one['preemptions']:,}",
-            f"{one['lost_gpu_h']:,.1f}",
+            span(one["avg_jct_s"]),
+            *(span(one[f"{rank}_wait_s"]) for rank in ("avg", "p50", "p99", "p999")),
+            percent(one["utilisation"]),
+            count(one["preemptions"]),
+            count(one["lost_gpu_h"]),
         )
         for name, one in rows
     ]

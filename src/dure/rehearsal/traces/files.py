@@ -25,19 +25,19 @@ _BETWEEN: Final = re.compile(r"[\s\[,]*")
 
 @contextmanager
 def opened(path: Path) -> Iterator[TextIO]:
-    """A text file, unpacked on the way where it is gzipped.
+    """A text file, unpacked on the way where it is gzipped; one of that name and `.gz` does too.
 
     Raises:
         RefusedError: `bad-trace`: it cannot be read, or is not UTF-8 text all through.
     """
     try:
-        with path.open("rb") as raw:
+        with (_packed(path) or path).open("rb") as raw:
             packed = raw.peek(2)[:2] == _GZIP
             stream = gzip.GzipFile(fileobj=raw) if packed else raw
             with TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
                 yield text
     except FileNotFoundError as missing:
-        raise bad_trace(f"There is no file {path}; a trace needs it.") from missing
+        raise bad_trace(f"There is no file {path}; name one that is there.") from missing
     except (OSError, EOFError, zlib.error) as broken:
         raise bad_trace(f"{path.name} cannot be read: {broken}; give a whole file.") from broken
     except UnicodeDecodeError as binary:
@@ -45,6 +45,12 @@ def opened(path: Path) -> Iterator[TextIO]:
             f"{path.name} is not text: byte {binary.object[binary.start]:#04x} is not UTF-8; "
             "give CSV, SWF or JSON, gzipped or not."
         ) from binary
+
+
+def _packed(path: Path) -> Path | None:
+    """The gzipped file that stands where this one should."""
+    packed = path.with_name(f"{path.name}.gz")
+    return packed if not path.exists() and packed.is_file() else None
 
 
 def columns_of(path: Path) -> list[str]:
