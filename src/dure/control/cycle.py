@@ -13,7 +13,6 @@ from typing import Final, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
-from dure.agent.wire import Wish
 from dure.control.commit import commit, give_notice, keep_reasons
 from dure.control.loans import Loans
 from dure.control.memory import Memory
@@ -34,6 +33,7 @@ from dure.store import attempts, events, jobs, sites
 from dure.store.attempts import Attempt
 from dure.store.database import Database
 from dure.store.events import Happening
+from dure.store.jobs import Task
 from dure.units import MS_PER_S
 
 BATCH: Final = 200
@@ -107,11 +107,11 @@ def tick(control: Control, scenario: Scenario, now_ms: int) -> Report:
     # 1 observe: what the sites' latest reports, and their silence, mean for each open attempt
     with database.read() as connection:
         heard = _hear(connection, moment)
-        open_attempts = attempts.open_attempts(connection)
+        news = _news(connection, heard, moment)
     # 2 settle: ends go to the ledger, in the same transaction as the task's change of state
     happened = 0
     stuck: list[Stuck] = []
-    for some in _batches(open_attempts):
+    for some in _batches(news):
         with database.write() as connection:
             settled = _settle(connection, some, heard, moment)
             happened += settled.happened
@@ -141,8 +141,7 @@ def tick(control: Control, scenario: Scenario, now_ms: int) -> Report:
     crash_point("cycle.recalled", when=recalled > 0)
     # 6 act: what each agent should now run is what was committed; it is told at its next sync.
     # What goes on past its time, or waits past it, is ended.
-    with database.write() as connection:
-        overdue = _end_what_is_over(connection, moment)
+    overdue = _end_what_is_over(database, moment)
     # 7 report: why what waits does so, when it will start, and what this cycle did
     foresee(database, world, plan, moment)
     with database.write() as connection:
@@ -181,6 +180,34 @@ def _hear(connection: Connection, moment: Moment) -> dict[str, Heard]:
     }
 
 
+def _news(
+    connection: Connection, heard: Mapping[str, Heard], moment: Moment
+) -> tuple[Attempt, ...]:
+    """The open attempts of which there is something to write down: few, as a rule."""
+    states = jobs.live_states(connection)
+
+    def is_new(attempt: Attempt) -> bool:
+        state = states.get(attempt.task)
+        if state is None:
+            return False
+        try:
+            observed = _observed(attempt, state, heard, moment)
+        except Exception:  # noqa: BLE001  whose fault it is, settling will tell
+            return True
+        return observed.happened is not None or bool(_facts(observed))
+
+    return tuple(filter(is_new, attempts.open_attempts(connection)))
+
+
+def _observed(
+    attempt: Attempt, state: State, heard: Mapping[str, Heard], moment: Moment
+) -> Observed:
+    said = heard.get(attempt.cluster)
+    if said is None:
+        said = Heard(received_ms=moment.up_since_ms, answered_ms=0, answered=False, attempts={})
+    return observe(attempt, state, said, moment.settings, moment.now_ms)
+
+
 def _settle(
     connection: Connection, some: Sequence[Attempt], heard: Mapping[str, Heard], moment: Moment
 ) -> Settled:
@@ -189,17 +216,16 @@ def _settle(
     One that cannot be settled, by a fault of ours, is left as it is and reported: it must not keep
     the nation's other attempts from theirs.
     """
-    never = Heard(received_ms=moment.up_since_ms, answered_ms=0, answered=False, attempts={})
-    states = jobs.live_states(connection)
+    states = jobs.live_states(connection, [attempt.task for attempt in some])
     moved, stuck = [], []
     for attempt in some:
         if (state := states.get(attempt.task)) is None:
             continue
-        said = heard.get(attempt.cluster, never)
         try:
             with connection.begin_nested():
-                observed = observe(attempt, state, said, moment.settings, moment.now_ms)
-                _keep_facts(connection, observed)
+                observed = _observed(attempt, state, heard, moment)
+                if facts := _facts(observed):
+                    attempts.change(connection, attempt.id, **facts)
                 if observed.happened is not None:
                     task = jobs.task(connection, attempt.task)
                     advance(connection, task, observed.happened, moment.now_ms)
@@ -212,8 +238,8 @@ def _settle(
     return Settled(len(moved), tuple(stuck))
 
 
-def _keep_facts(connection: Connection, observed: Observed) -> None:
-    """Write down what its site says of an attempt, where that is new."""
+def _facts(observed: Observed) -> dict[str, object]:
+    """What its site says of an attempt, where that is new: columns to set."""
     attempt = observed.attempt
     facts: dict[str, object] = {}
     if observed.started_ms != attempt.started_ms:
@@ -222,34 +248,43 @@ def _keep_facts(connection: Connection, observed: Observed) -> None:
         facts["saved_ms"] = observed.saved_ms
     if observed.missing_since_ms != attempt.missing_since_ms:
         facts["missing_since_ms"] = observed.missing_since_ms
-    if facts:
-        attempts.change(connection, attempt.id, **facts)
+    return facts
 
 
-def _end_what_is_over(connection: Connection, moment: Moment) -> int:
+def _end_what_is_over(database: Database, moment: Moment) -> int:
     """Order what is past its walltime to stop, take back what its site does not get started, cancel
     what waits for an allocation that has ended; how many were ordered to stop.
     """
-    overdue, moved = 0, []
-    for attempt in attempts.open_attempts(connection):
-        if attempt.wish is Wish.STOP:
-            continue
-        if _is_overdue(attempt, moment):
-            _order_to_stop(connection, attempt, moment.now_ms)
-            overdue += 1
-        elif _is_unstarted(attempt, moment):
-            task = jobs.task(connection, attempt.task)
-            advance(
-                connection, task, Happened(event=Event.RECALL, reason=_UNSTARTED), moment.now_ms
-            )
-            moved.append(task.job)
-    for task in jobs.expired(connection, moment.now_ms, BATCH):
-        text = f"cancelled: allocation {task.allocation} ended before it could start"
-        happened = Happened(event=Event.CANCEL, reason=Reason("allocation-ended", text))
-        advance(connection, task, happened, moment.now_ms)
-        moved.append(task.job)
-    conclude(connection, moved, moment.now_ms)
-    return overdue
+    with database.read() as connection:
+        if not any(_over(connection, moment)):
+            return 0
+    now_ms = moment.now_ms
+    with database.write() as connection:
+        overdue, unstarted, expired = _over(connection, moment)
+        for attempt in overdue:
+            _order_to_stop(connection, attempt, now_ms)
+        back = Happened(event=Event.RECALL, reason=_UNSTARTED)
+        moved = [_move(connection, attempt.task, back, now_ms) for attempt in unstarted]
+        for task in expired:
+            text = f"cancelled: allocation {task.allocation} ended before it could start"
+            happened = Happened(event=Event.CANCEL, reason=Reason("allocation-ended", text))
+            moved.append(_move(connection, task.id, happened, now_ms))
+        conclude(connection, moved, now_ms)
+    return len(overdue)
+
+
+def _over(
+    connection: Connection, moment: Moment
+) -> tuple[tuple[Attempt, ...], tuple[Attempt, ...], tuple[Task, ...]]:
+    """Attempts past their time, attempts that no engine has accepted in time, and tasks whose
+    allocation has ended.
+    """
+    now_ms, settings = moment.now_ms, moment.settings
+    return (
+        attempts.overdue(connection, now_ms, settings.overdue_margin_s * MS_PER_S),
+        attempts.unstarted(connection, now_ms - settings.start_patience_s * MS_PER_S),
+        jobs.expired(connection, now_ms, BATCH),
+    )
 
 
 _UNSTARTED: Final = Reason(
@@ -257,14 +292,10 @@ _UNSTARTED: Final = Reason(
 )
 
 
-def _is_overdue(attempt: Attempt, moment: Moment) -> bool:
-    limit_ms = attempt.occupied_ms + moment.settings.overdue_margin_s * MS_PER_S
-    return attempt.started_ms is not None and moment.now_ms - attempt.started_ms > limit_ms
-
-
-def _is_unstarted(attempt: Attempt, moment: Moment) -> bool:
-    patience_ms = moment.settings.start_patience_s * MS_PER_S
-    return attempt.engine_id is None and moment.now_ms - attempt.intended_ms > patience_ms
+def _move(connection: Connection, task_id: int, happened: Happened, now_ms: int) -> int:
+    task = jobs.task(connection, task_id)
+    advance(connection, task, happened, now_ms)
+    return task.job
 
 
 def _order_to_stop(connection: Connection, attempt: Attempt, now_ms: int) -> None:

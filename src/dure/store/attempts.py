@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, func, insert, select, tuple_, update
+from pydantic import TypeAdapter
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    String,
+    cast,
+    func,
+    insert,
+    select,
+    tuple_,
+    update,
+)
 
 from dure import codec
 from dure.agent.wire import Manifest, Wish
@@ -22,7 +37,8 @@ from dure.store.metadata import total
 from dure.store.schema import allocations, attempts, jobs, manifests, tasks
 from dure.views import AttemptView, StatementLine, UsageLine
 
-_LENDERS: Final = codec.adapter(tuple[Lent, ...])
+_FACTORS: Final[TypeAdapter[Factors]] = codec.adapter(Factors)
+_LENDERS: Final[TypeAdapter[tuple[Lent, ...]]] = codec.adapter(tuple[Lent, ...])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +103,7 @@ def open_attempt(connection: Connection, attempt: Attempt) -> None:
             hold=attempt.hold,
             hold_gpu_ms=attempt.hold_gpu_ms,
             occupied_ms=attempt.occupied_ms,
-            factors=codec.adapter(Factors).dump_python(attempt.factors, mode="json"),
+            factors=_FACTORS.dump_python(attempt.factors, mode="json"),
             reason_code=attempt.placed.code,
             reason=attempt.placed.sentence,
             wish=attempt.wish,
@@ -137,6 +153,28 @@ def note_accepted(connection: Connection, engine_ids: Mapping[str, str]) -> None
         change(connection, attempt, engine_id=engine_id)
 
 
+_ATTEMPT: Final = select(
+    *(column for column in attempts.c if column.name not in {"nodes", "factors", "lenders"}),
+    *(cast(attempts.c[name], String).label(name) for name in ("nodes", "factors", "lenders")),
+)
+"""What `_attempt` reads: documents as text, for most of them have been read before."""
+
+
+@lru_cache(maxsize=100_000)
+def _nodes(document: str) -> tuple[int, ...]:
+    return tuple(json.loads(document))
+
+
+@lru_cache(maxsize=10_000)
+def _factors(document: str) -> Factors:
+    return _FACTORS.validate_json(document)
+
+
+@lru_cache(maxsize=10_000)
+def _lenders(document: str) -> tuple[Lent, ...]:
+    return _LENDERS.validate_json(document)
+
+
 def _attempt(row: Row[tuple[object, ...]]) -> Attempt:
     return Attempt(
         id=row.id,
@@ -147,20 +185,20 @@ def _attempt(row: Row[tuple[object, ...]]) -> Attempt:
         pool=row.pool,
         operator=row.operator,
         gpu_model=row.gpu_model,
-        nodes=tuple(row.nodes),
+        nodes=_nodes(row.nodes),
         slots_per_node=row.slots_per_node,
         allocation=row.allocation,
         hold=row.hold,
         hold_gpu_ms=row.hold_gpu_ms,
         occupied_ms=row.occupied_ms,
-        factors=codec.adapter(Factors).validate_python(row.factors),
+        factors=_factors(row.factors),
         placed=Reason(row.reason_code, row.reason),
         wish=Wish(row.wish),
         intended_ms=row.intended_ms,
         lease_until_ms=row.lease_until_ms,
         share=row.share or "",
         guarantor=row.guarantor,
-        lenders=_LENDERS.validate_python(row.lenders),
+        lenders=_lenders(row.lenders),
         notice_ms=row.notice_ms,
         saved_ms=row.saved_ms,
         engine_id=row.engine_id,
@@ -172,25 +210,48 @@ def _attempt(row: Row[tuple[object, ...]]) -> Attempt:
 
 def open_attempts(connection: Connection, cluster: str | None = None) -> tuple[Attempt, ...]:
     """Open attempts by id, of one cluster or of all."""
-    query = select(attempts).where(attempts.c.closed_ms.is_(None))
+    query = _ATTEMPT.where(attempts.c.closed_ms.is_(None))
     if cluster is not None:
         query = query.where(attempts.c.cluster == cluster)
-    # Sorted here: asked for an order, SQLite walks all attempts that there ever were by their id.
+    return _by_id(connection, query)
+
+
+def _by_id(connection: Connection, query: Select[Any]) -> tuple[Attempt, ...]:
+    """Sorted here: asked for an order, SQLite walks all attempts there ever were by their id."""
     rows = sorted(connection.execute(query), key=lambda row: str(row.id))
     return tuple(_attempt(row) for row in rows)
+
+
+def overdue(connection: Connection, now_ms: int, margin_ms: int) -> tuple[Attempt, ...]:
+    """Open attempts that have run for longer than they may, by more than a margin, and were not
+    told to stop; by id.
+    """
+    over = now_ms - attempts.c.started_ms > attempts.c.occupied_ms + margin_ms
+    return _wished(connection, over)
+
+
+def unstarted(connection: Connection, before_ms: int) -> tuple[Attempt, ...]:
+    """Open attempts intended before an instant that no engine has accepted yet; by id."""
+    late = attempts.c.engine_id.is_(None) & (attempts.c.intended_ms < before_ms)
+    return _wished(connection, late)
+
+
+def _wished(connection: Connection, which: ColumnElement[bool]) -> tuple[Attempt, ...]:
+    query = _ATTEMPT.where(attempts.c.closed_ms.is_(None), attempts.c.wish == Wish.RUN, which)
+    return _by_id(connection, query)
 
 
 def attempt_of_task(connection: Connection, task: int) -> Attempt | None:
     """A task's open attempt, or None."""
     row = connection.execute(
-        select(attempts).where(attempts.c.task == task, attempts.c.closed_ms.is_(None))
+        _ATTEMPT.where(attempts.c.task == task, attempts.c.closed_ms.is_(None))
     ).one_or_none()
     return None if row is None else _attempt(row)
 
 
 def find(connection: Connection, attempt: str) -> Attempt | None:
     """An attempt by its id, open or closed, or None."""
-    row = connection.execute(select(attempts).where(attempts.c.id == attempt)).one_or_none()
+    row = connection.execute(_ATTEMPT.where(attempts.c.id == attempt)).one_or_none()
     return None if row is None else _attempt(row)
 
 
@@ -348,7 +409,7 @@ def _usage_line(row: Row[tuple[object, ...]]) -> UsageLine:
         unit=_UNIT[row.kind],
         charge=row.charge,
         absorbed=cause not in CHARGED or row.refund is not None,
-        factors=codec.adapter(Factors).validate_python(row.factors),
+        factors=_FACTORS.validate_python(row.factors),
         dispute=row.dispute,
         refund=row.refund,
         journal=row.journal,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from heapq import merge
@@ -311,12 +311,12 @@ def queued_reasons(connection: Connection, ids: Sequence[int]) -> dict[int, Reas
     return {row.id: _reason(row) for row in connection.execute(query)}
 
 
-def live_states(connection: Connection) -> dict[int, State]:
-    """The states of all tasks with a live attempt."""
-    rows = connection.execute(
-        select(tasks.c.id, tasks.c.state).where(tasks.c.state.in_(list(LIVE)))
-    )
-    return {row.id: State(row.state) for row in rows}
+def live_states(connection: Connection, only: Collection[int] | None = None) -> dict[int, State]:
+    """The states of all tasks with a live attempt, or of those of them that are named."""
+    query = select(tasks.c.id, tasks.c.state).where(tasks.c.state.in_(list(LIVE)))
+    if only is not None:
+        query = query.where(tasks.c.id.in_(only))
+    return {id_: State(state) for id_, state in connection.execute(query)}
 
 
 def live_tasks(connection: Connection) -> dict[int, Task]:
