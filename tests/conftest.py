@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from nation import Nation, Site
+from dure.store.database import Database
+from nation import Nation, Site, found
 from postgres import Server
 
 
@@ -20,8 +22,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def nation(tmp_path: Path) -> Iterator[Nation]:
-    made = Nation(tmp_path)
+def nation(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Nation]:
+    """On SQLite; on PostgreSQL where the environment has DURE_TEST_DATABASE=postgresql."""
+    database = None
+    if os.environ.get("DURE_TEST_DATABASE") == "postgresql":
+        server: Server = request.getfixturevalue("postgres")
+        database = Database(server.url(server.create(server.template("nation", found))))
+    made = Nation(tmp_path, database)
     yield made
     made.close()
 

@@ -48,31 +48,41 @@ def _no_power_cut(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute("PRAGMA synchronous = OFF")
 
 
+def found(database: Database) -> None:
+    """Make a database that of a nation with Korea's scenario."""
+    migrate(database)
+    with database.write() as connection:
+        sites.load_scenario(connection, KOREA, int(NOON))
+
+
 @cache
 def _empty_database() -> bytes:
-    """A migrated database with Korea's scenario: made once, copied for each nation."""
+    """Such a database: made once, copied for each nation."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "dure.sqlite"
         database = Database(file)
-        migrate(database)
-        with database.write() as connection:
-            sites.load_scenario(connection, KOREA, int(NOON))
+        found(database)
         with database.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
         database.close()
         return file.read_bytes()
 
 
-class Nation:
-    """Korea's scenario on a fresh database at noon of 2026-11-23."""
+def _fresh_database(file: Path) -> Database:
+    file.write_bytes(_empty_database())
+    database = Database(file)
+    event.listen(database.engine, "connect", _no_power_cut)
+    return database
 
-    def __init__(self, folder: Path) -> None:
+
+class Nation:
+    """Korea's scenario on a fresh database at noon of 2026-11-23; `database`: on this one."""
+
+    def __init__(self, folder: Path, database: Database | None = None) -> None:
         self.now_ms = int(NOON)
         self.folder = folder
         self._ids = count(1)
-        (folder / "dure.sqlite").write_bytes(_empty_database())
-        self.database = Database(folder / "dure.sqlite")
-        event.listen(self.database.engine, "connect", _no_power_cut)
+        self.database = database or _fresh_database(folder / "dure.sqlite")
         self.wakes = 0
         self.service = Service(
             database=self.database,

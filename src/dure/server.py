@@ -1,7 +1,8 @@
 """The control plane's process: one database, one control loop, one API.
 
 Everything it keeps is in one folder: `dure.sqlite`, `blobs/`, `logs/`, `secret.key` and, from the
-first start on, `admin.token`. A lock on the folder keeps a second control plane out.
+first start on, `admin.token`. A lock on the folder keeps a second control plane out. On PostgreSQL
+several processes share the database and the folder; one of them leads (`dure.control.leader`).
 """
 
 from __future__ import annotations
@@ -10,20 +11,23 @@ import fcntl
 import os
 import secrets
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import structlog
 import uvicorn
+from sqlalchemy.exc import DBAPIError
 
 from dure.api.app import Pulse, create_app
 from dure.api.metrics import Metrics
 from dure.control.cycle import Control, Report
+from dure.control.leader import Leader
 from dure.control.loop import ControlLoop
 from dure.errors import RefusedError
 from dure.scenario import Scenario
@@ -34,8 +38,8 @@ from dure.store.blobs import Blobs, Logs
 from dure.store.database import Database
 from dure.store.migrate import migrate
 from dure.store.secrets import Vault
+from dure.store.where import opened, where
 
-DATABASE: Final = "dure.sqlite"
 ADMIN_TOKEN: Final = "admin.token"  # noqa: S105  a file's name
 _LOG = structlog.get_logger("dure.server")
 
@@ -67,13 +71,17 @@ def new_attempt_id() -> str:
 
 
 @contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock. Raises RefusedError where another process holds it."""
+def occupied(folder: Path, *, alone: bool) -> Iterator[None]:
+    """Hold a folder's lock, alone or with others who would share it.
+
+    Raises:
+        RefusedError: a process holds it that will not share it, or with whom this one will not.
+    """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RefusedError(
                 "already-running", f"Another control plane is running on {folder}.", status=409
@@ -87,7 +95,8 @@ def serve(config: ServerConfig) -> None:
     """Run until SIGTERM or SIGINT.
 
     Raises:
-        RefusedError: the folder is in use, or was written by a newer Dure, or has no scenario.
+        RefusedError: the folder is in use, or was written by a newer Dure, or has no scenario, or
+            the database cannot be used.
     """
     os.umask(0o077)  # what is kept here is nobody else's to read
     told_to_stop = threading.Event()
@@ -95,8 +104,11 @@ def serve(config: ServerConfig) -> None:
         # uvicorn takes these over while it serves, and raises them again once it has stopped:
         # then there is still the loop to end and the database to close.
         signal.signal(signal_, lambda *_: told_to_stop.set())
-    with only_one(config.data):
-        database = Database(config.data / DATABASE)
+    alone = isinstance(where(config.data, config.settings), Path)
+    with (
+        occupied(config.data, alone=alone),
+        opened(config.data, config.settings) as database,
+    ):
         migrate(database)
         with database.write() as connection:
             if config.scenario is not None:
@@ -104,7 +116,6 @@ def serve(config: ServerConfig) -> None:
             if sites.scenario_version(connection) == 0:
                 raise RefusedError("no-scenario", f"{config.data} has no scenario; name one.")
         _run(config, database, told_to_stop)
-        database.close()
 
 
 def _run(config: ServerConfig, database: Database, told_to_stop: threading.Event) -> None:
@@ -135,14 +146,28 @@ def _run(config: ServerConfig, database: Database, told_to_stop: threading.Event
         pulse.beat()
         metrics.cycle(report, took_s)
 
+    leader = Leader(
+        database,
+        f"{socket.gethostname()}:{config.port} ({os.getpid()})",
+        config.settings.leader_lease_s,
+        time.monotonic,
+    )
+
+    def leads() -> bool:
+        found = leader.leads()
+        metrics.leads.set(found)
+        if not found:
+            pulse.beat()  # standing by is all that it has to do
+        return found
+
     control = Control(
-        database=database,
+        database=leader.database,
         settings=config.settings,
         up_since_ms=up_since_ms,
         new_attempt_id=new_attempt_id,
         memory=service.memory,
     )
-    loop = ControlLoop(control, scenario, now_ms, after)
+    loop = ControlLoop(control, scenario, now_ms, after, leads)
     app = create_app(service, metrics, pulse)
     loop.start()
     _LOG.info("serving", url=f"http://{config.host}:{config.port}", data=str(config.data))
@@ -160,6 +185,8 @@ def _run(config: ServerConfig, database: Database, told_to_stop: threading.Event
         )
     finally:
         loop.stop()
+        with suppress(DBAPIError):  # then the next leader waits
+            leader.resign()
 
 
 def write_private(path: Path, text: str) -> None:

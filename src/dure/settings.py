@@ -34,6 +34,20 @@ class Settings:
     foresee_every_s: float = 15.0
     """Between two looks ahead for start estimates, which run the whole queue forward: a look costs
     as much as many cycles, and people do not read estimates more often."""
+    database: str = ""
+    """Where a PostgreSQL is, `postgresql://USER@HOST/NAME`; empty: SQLite, in the data folder. The
+    environment's DURE_DATABASE goes before. A password is better kept in a file (PGPASSFILE)."""
+    database_connections: int = 40
+    """So many of a process at most: the API answers from as many threads. All processes together
+    must stay below the server's `max_connections`."""
+    database_wait_s: float = 30.0
+    """How long a request waits for a connection, or for other writers, before it is refused."""
+    database_idle_s: float = 30.0
+    """After so long a silence PostgreSQL ends a writing transaction: a process that is paused must
+    not keep all others from writing."""
+    leader_lease_s: float = 60.0
+    """Of several processes on one PostgreSQL one leads; after so long without a sign of it another
+    takes over (at once where it has ended). It must be longer than any control cycle."""
     tuning: Tuning = field(default_factory=Tuning)
     """The scheduler's dials, the same that rehearsals turn."""
 
@@ -60,4 +74,8 @@ _BOUNDS = (
     ("overdue_margin_s", 1, 24 * 3_600),
     ("queue_depth", 1, 1_000_000),
     ("foresee_every_s", 0, 3_600),
+    ("database_connections", 2, 1_000),
+    ("database_wait_s", 0.1, 600),
+    ("database_idle_s", 0.5, 600),
+    ("leader_lease_s", 0.5, 3_600),
 )

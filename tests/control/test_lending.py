@@ -212,7 +212,7 @@ def test_the_record_of_lending_is_only_added_to(nation: Nation, samsung: Site):
     for statement in (
         "UPDATE lending SET gpu_ms = 1",
         "DELETE FROM lending",
-        "INSERT OR REPLACE INTO lending SELECT * FROM lending",
+        "INSERT INTO lending SELECT * FROM lending WHERE true ON CONFLICT DO NOTHING",
     ):
         with (
             pytest.raises(IntegrityError, match="only added to"),

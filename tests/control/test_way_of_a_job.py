@@ -462,9 +462,7 @@ def test_an_attempt_that_cannot_be_settled_does_not_stop_the_others(nation: Nati
     broken, good = submit(lab, spec(name="broken"), spec(name="good"))
     site.start_all()
     with nation.database.write() as connection:
-        connection.exec_driver_sql(
-            "UPDATE attempts SET hold_gpu_ms = -1 WHERE job = ?", (int(broken[2:]),)
-        )
+        connection.exec_driver_sql(f"UPDATE attempts SET hold_gpu_ms = -1 WHERE job = {broken[2:]}")
     for order in list(site.orders.values()):
         site.end(order, EngineEnd.COMPLETED, 0)
     site.sync()

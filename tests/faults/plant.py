@@ -20,9 +20,9 @@ from dure.faults import CRASH_AT
 from dure.federation import LOCAL_SETTINGS, SETTINGS, Federation, free_port, play
 from dure.jobs import JobSpec, Resources
 from dure.people import Person, Role, TokenScope
-from dure.server import DATABASE
 from dure.store.database import Database
 from dure.store.lending_schema import lending
+from dure.store.where import DATABASE
 from dure.units import MS_PER_HOUR, UCREDIT_PER_CREDIT
 from dure.views import JobRequest, JobView, MemberRequest, Submission, TokenRequest
 

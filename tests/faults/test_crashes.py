@@ -14,9 +14,9 @@ import pytest
 
 from dure.jobs import Resources, Tier
 from dure.life import EndCause, State
-from dure.server import DATABASE
 from dure.store import ledger
 from dure.store.database import Database
+from dure.store.where import DATABASE
 from plant import NODES, Plant, eventually
 
 pytestmark = pytest.mark.engine

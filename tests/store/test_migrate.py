@@ -13,7 +13,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 
 from dure.errors import RefusedError
-from dure.store import ledger_schema, lending_schema, schema
+from dure.store import leadership, ledger_schema, lending_schema, schema
 from dure.store.database import Database
 from dure.store.metadata import metadata
 from dure.store.migrate import alembic_config, migrate
@@ -21,7 +21,7 @@ from dure.store.postgresql import url
 from postgres import Server
 
 assert schema.acts.metadata is ledger_schema.journals.metadata is metadata
-assert lending_schema.lending.metadata is metadata
+assert lending_schema.lending.metadata is leadership.leadership.metadata is metadata
 
 
 OLDER_ROWS = (
@@ -30,8 +30,9 @@ OLDER_ROWS = (
     "INSERT INTO projects VALUES ('p', 'o', 'P')",
     "INSERT INTO allocations VALUES ('a', 'p', 'hours', 0, 9, 1, NULL, NULL, NULL, 0)",
     "INSERT INTO jobs VALUES (1, 'p', 'a', 'kim', 'n', '{}', 'queued', 1, 4200, NULL)",
-    "INSERT INTO tasks (id, job, array_index, priority, state, retries_left, platform_retries_left)"
-    + " VALUES (1, 1, 0, 5, 'queued', 0, 9)",
+    """INSERT INTO tasks
+       (id, job, array_index, priority, state, retries_left, platform_retries_left)
+       VALUES (1, 1, 0, 5, 'queued', 0, 9)""",
 )
 """A task that waits, as every released schema can hold it."""
 

@@ -8,7 +8,8 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InternalError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as NoConnectionError
 from starlette.exceptions import HTTPException
 
 from dure import codec
@@ -56,10 +57,13 @@ def install(app: FastAPI) -> None:
         return problem(error.status_code, code, f"{phrase}.", headers)
 
     @app.exception_handler(OperationalError)
-    def _no_database(_request: Request, error: OperationalError) -> Response:
-        _LOG.error("database-failed", error=str(error.orig))
+    @app.exception_handler(InternalError)
+    @app.exception_handler(NoConnectionError)
+    def _no_database(_request: Request, error: SQLAlchemyError) -> Response:
+        said = str(getattr(error, "orig", error))
+        _LOG.error("database-failed", error=said)
         headers = {"Retry-After": str(RETRY_AFTER_S)}
-        if "locked" in str(error.orig):
+        if isinstance(error, NoConnectionError) or "lock" in said:
             text = "The database is busy; nothing was changed. Try again."
             return problem(503, "database-busy", text, headers)
         text = "The database could not be used (its disk may be full); nothing was changed."

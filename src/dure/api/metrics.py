@@ -27,6 +27,11 @@ class Metrics:
         self.cycle_s = Histogram(
             "dure_cycle_seconds", "Time of one control cycle", registry=self.registry
         )
+        self.leads = Gauge(
+            "dure_leads",
+            "Whether this process runs the control cycles of its database",
+            registry=self.registry,
+        )
         self.faults = Counter(
             "dure_cycle_faults_total", "Cycles that failed", registry=self.registry
         )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 import structlog
 
 from dure.control.cycle import Control, Report, begin_anew, tick
 from dure.scenario import Scenario
+from dure.store.leadership import DeposedError
 from dure.units import MS_PER_S
 
 RETRY_S_MAX: Final = 30.0
@@ -29,12 +31,15 @@ class ControlLoop(threading.Thread):
         scenario: Callable[[], Scenario],
         now_ms: Callable[[], int],
         after: Callable[[Report | None, float], None],
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
         super().__init__(name="dure-control", daemon=True)
         self._control = control
         self._scenario = scenario
         self._now_ms = now_ms
         self._after = after
+        self._leads = leads
+        self._led = True
         self._awake = threading.Event()
         self._stopping = threading.Event()
         self._clocks = (now_ms(), time.monotonic())
@@ -65,9 +70,17 @@ class ControlLoop(threading.Thread):
         """One cycle; whether it went through."""
         began_s = time.monotonic()
         try:
+            if not self._leads():
+                self._led = False
+                return True
             now_ms = self._steady_now_ms()
+            self._begin_to_lead(now_ms)
             report = tick(self._control, self._scenario(), now_ms)
             self._after(report, time.monotonic() - began_s)
+        except DeposedError:
+            _LOG.warning("deposed")
+            self._led = False
+            return True
         except Exception:  # noqa: BLE001  outlives any one cycle; the next does what was left
             _LOG.exception("cycle-failed")
             self._control.planner.forget()
@@ -78,6 +91,13 @@ class ControlLoop(threading.Thread):
         for stuck in report.stuck:
             _LOG.error("attempt-stuck", attempt=stuck.attempt, fault=stuck.fault)
         return True
+
+    def _begin_to_lead(self, now_ms: int) -> None:
+        """Where another led before: what was known is old, and nobody has been silent to us yet."""
+        if not self._led:
+            self._led = True
+            self._control.planner.forget()
+            self._control = replace(self._control, up_since_ms=now_ms)
 
     def _steady_now_ms(self) -> int:
         """Now; where the wall clock was set, begin anew as after a restart.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,6 +16,8 @@ from dure.errors import RefusedError
 from dure.text import SHA256
 
 LOG_BYTES_MAX = 1024**3
+CUT_OFF_S = 3_600
+"""An upload to which nothing was added for so long is not going on any more."""
 
 
 class Blobs:
@@ -24,7 +28,9 @@ class Blobs:
         incoming = folder / "incoming"
         incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
         for cut_off in incoming.iterdir():  # a process that was killed left them
-            cut_off.unlink()
+            with suppress(FileNotFoundError):  # others start, and upload, on the same folder
+                if time.time() - cut_off.stat().st_mtime > CUT_OFF_S:
+                    cut_off.unlink()
 
     def path(self, sha256: str) -> Path:
         """Where a content is, or would be."""

@@ -32,6 +32,7 @@ def migrate(database: Database) -> None:
     with database.write() as connection:
         if database.is_shared:
             postgresql.require_fit(connection)
+            postgresql.take_time(connection)
         present = MigrationContext.configure(connection).get_current_revision()
         if present is not None and present not in known:
             raise RefusedError(

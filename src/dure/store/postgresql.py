@@ -98,6 +98,11 @@ def engine(where: URL, limits: Limits) -> Engine:
     return made
 
 
+def take_time(connection: Connection) -> None:
+    """Let the transaction be silent for as long as it likes: to migrate takes what it takes."""
+    connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+
+
 def require_fit(connection: Connection) -> None:
     """Refuse a server that is too old, and a database that orders or keeps text otherwise.
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from alembic import context
 
-from dure.store import ledger_schema, lending_schema, schema
+from dure.store import leadership, ledger_schema, lending_schema, schema
 from dure.store.metadata import metadata
 
-for table in (schema.jobs, ledger_schema.journals, lending_schema.lending):
+for table in (
+    schema.jobs,
+    ledger_schema.journals,
+    lending_schema.lending,
+    leadership.leadership,
+):
     assert table.metadata is metadata
 
 context.configure(
