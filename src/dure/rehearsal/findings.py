@@ -66,7 +66,7 @@ def _losers(run: Run) -> Iterator[str]:
         return
     alone = run.isolated["per_operator"]
     worse = [
-        f"{name}'s jobs end after {span(figures['avg_jct_s'])} on average, which is "
+        f"The jobs of {name} end after {span(figures['avg_jct_s'])} on average, which is "
         f"{percent(figures['avg_jct_s'] / alone[name]['avg_jct_s'] - 1)} later than alone."
         for name, figures in sorted(run.summary["per_operator"].items())
         if figures["jobs"]

@@ -140,7 +140,8 @@ gap:12px;margin:0 0 18px}
 .cards div,figure,dl,.wide{background:var(--card);border:1px solid var(--line);border-radius:8px}
 .cards div{padding:14px 16px;display:flex;flex-direction:column}
 .cards span{font-size:13px;color:var(--soft)}
-.cards b{font-size:24px;font-weight:600;line-height:1.35;font-variant-numeric:tabular-nums}
+.cards b{font-size:21px;white-space:nowrap;
+font-weight:600;line-height:1.35;font-variant-numeric:tabular-nums}
 .cards small{font-size:12.5px;color:var(--soft)}
 figure{margin:0 0 18px;padding:18px 20px 16px}
 figcaption{color:var(--soft);font-size:14px;border-top:1px solid var(--line);padding-top:10px}
@@ -151,7 +152,7 @@ p{margin:4px 0}
 dd .wide{margin:8px 0 4px}
 .wide{overflow-x:auto;margin-bottom:18px}
 table{border-collapse:collapse;width:100%;font-size:14px;font-variant-numeric:tabular-nums}
-th,td{padding:7px 14px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
+th,td{padding:7px 11px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
 th{font-weight:600;color:var(--soft);font-size:13px}
 tbody tr:last-child td{border-bottom:0}
 th:first-child,td:first-child{text-align:left}

@@ -62,9 +62,9 @@ def waits(run: Run, by: str, noun: str) -> Plot | None:
         return None
     worst = table.row(-1, named=True)
     best = table.row(0, named=True)
-    sentence = f"{worst[by]}'s jobs waited longest: {_up_to(worst)}"
+    sentence = f"The jobs of {worst[by]} waited longest: {_up_to(worst)}"
     if len(table) > 1:
-        sentence += f"; {best[by]}'s shortest: {_up_to(best)}"
+        sentence += f"; those of {best[by]} shortest: {_up_to(best)}"
     return Plot(f"Wait by {noun}", _ranges(table, by), f"{sentence}.")
 
 
@@ -165,7 +165,7 @@ def waits_by_size(run: Run) -> Plot | None:
     return Plot(
         "Mean wait by operator and size of job",
         drawn,
-        f"The longest waits were {worst['operator']}'s with {SIZES[worst['size']][1]}: "
+        f"The jobs of {worst['operator']} with {SIZES[worst['size']][1]} waited longest: "
         f"{span(worst['wait'])} on average, over {things(worst['jobs'], 'job', 'jobs')}.",
     )
 

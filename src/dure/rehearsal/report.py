@@ -93,7 +93,7 @@ def _unserved(summary: Mapping[str, Any]) -> str:
 def _operators(run: Run) -> str:
     columns = (
         "operator", "jobs", "mean wait", "half", "99 in 100", "99.9 in 100", "used", "recalls",
-        "lost GPU-h", "mean completion", "alone",
+        "lost GPU-h", "mean completion", *(["alone"] if run.isolated else []),
     )  # fmt: skip
     rows = [
         (
@@ -104,7 +104,7 @@ def _operators(run: Run) -> str:
             count(row["preemptions"]),
             count(row["lost_gpu_h"]),
             span(row["avg_jct_s"]),
-            span(row["isolated_avg_jct_s"]) if row.get("isolated_avg_jct_s") is not None else "–",
+            *([_if_any(row["isolated_avg_jct_s"])] if run.isolated else []),
         )
         for row in run.table("operators").collect().to_dicts()
     ]
@@ -114,6 +114,10 @@ def _operators(run: Run) -> str:
         "faults, and notice times."
     )
     return page.table(columns, rows) + page.says([remark])
+
+
+def _if_any(seconds: float | None) -> str:
+    return "–" if seconds is None else span(seconds)
 
 
 def _estimates(run: Run) -> Iterable[Section]:

@@ -61,8 +61,13 @@ class Stage:
             self.scheduler.gate = self.ceilings
         self._paths = {share.id: path(shares, share.id) for share in shares.shares}
         self.root = {share: up[-1] for share, up in self._paths.items()}
-        self.side = {share: up[-2] if len(up) > 1 else up[-1] for share, up in self._paths.items()}
-        """The share right below its root that a share belongs to, or the root itself."""
+        promised = {share.id for share in shares.shares if share.guarantees}
+        self.side = {
+            share: up[-2] if len(up) > 1 and up[-2] in promised else up[-1]
+            for share, up in self._paths.items()
+        }
+        """The share right below its root that a share belongs to; the root itself, where that one
+        is promised nothing of its own."""
         self.lending = True
         """Whether shares lend and borrow at all."""
         self.names: Mapping[str, str] = {}
