@@ -38,11 +38,8 @@ class Queue:
             return
         self._epoch = now_ms // self._period_ms
         before, self._ranks = self._ranks, {}
-        for share, lines in self._lines.items():
-            rank = self.rank(share)
-            if rank != before.get(share):
-                for line in lines:
-                    line.place(rank)
+        for share in self._lines:
+            self._place_anew(share, before.get(share))
 
     @property
     def alarm_ms(self) -> int | None:
@@ -102,7 +99,10 @@ class Queue:
         line.remove(task)
         self.place(line)
         if not line.waiting:
-            del self._lines[line.share][line]
+            lines = self._lines[line.share]
+            del lines[line]
+            if not lines:
+                del self._lines[line.share]
 
     def place(self, line: Line) -> None:
         """Put a line where its head belongs now."""
@@ -139,9 +139,22 @@ class Queue:
             rank = self._ranks[share] = self._fair.rank(share, self.now_ms)
         return rank
 
-    def used(self, share: str) -> None:
-        """A share has begun to use more: its rank is another."""
+    def uses_more(self, share: str) -> None:
+        """A share has begun to use more: its rank is another, and found out in its turn."""
         self._ranks.pop(share, None)
+
+    def uses_less(self, share: str, now_ms: int) -> None:
+        """A share has given GPUs back: its lines may have their turn earlier."""
+        self.now_ms = now_ms
+        before = self._ranks.pop(share, None)
+        if share in self._lines:
+            self._place_anew(share, before)
+
+    def _place_anew(self, share: str, before: tuple[int, ...] | None) -> None:
+        rank = self.rank(share)
+        if rank != before:
+            for line in self._lines[share]:
+                line.place(rank)
 
     def _is_late(self, task: Task) -> bool:
         return self.now_ms - task.since_ms >= self._bound_ms

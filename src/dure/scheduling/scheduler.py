@@ -125,6 +125,7 @@ class Scheduler:
         self._freed[lane.index] = lane
         if self.fair is not None and task.line.share:
             self.fair.ends(task.line.share, lane.weight_milli * task.gpus, now_ms)
+            self._queue.uses_less(task.line.share, now_ms)
 
     def saved(self, task: Task, at_ms: int) -> None:
         """A running task has written a checkpoint."""
@@ -542,7 +543,7 @@ class Scheduler:
         self.starts.append(task)
         if self.fair is not None and task.line.share:
             self.fair.starts(task.line.share, lane.weight_milli * task.gpus, now_ms)
-            self._queue.used(task.line.share)
+            self._queue.uses_more(task.line.share)
 
     def _release(self, keep: Keep) -> None:
         """Nodes are kept no longer."""

@@ -23,8 +23,10 @@ class Tuning:
     """When a blocked head without a limit of its own has nodes kept for it. One whose walltime its
     engine enforces has them at once (EASY); kept on the word of a mere estimate, they may idle for
     nothing. What that costs depends on the nation: docs/adr/0016 has figures to either side."""
-    rank_period_s: int = 900
-    """How often fair share is looked at anew (Slurm's PriorityCalcPeriod, 5 minutes there)."""
+    rank_period_s: int = 6 * 3_600
+    """How often all who wait are ranked anew (Slurm's PriorityCalcPeriod). A share whose own usage
+    changes is ranked at once; what time and its siblings do to a rank takes a good part of a
+    half-life."""
     borrow_before_recall_s: int = 6 * 3_600
     """A task expected to run no longer than this rather borrows what idles elsewhere than have
     somebody called back from what it is promised."""
