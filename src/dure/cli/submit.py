@@ -25,9 +25,10 @@ from dure.views import Accepted, PoolView, Submission
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from dure.client import Client
-    from dure.scheduling.world import Forecast
+    from dure.scheduling.world import Forecast, Option
 
 KEY_MAX = 128
 """What the API takes: visible ASCII characters."""
@@ -189,28 +190,39 @@ def _show_forecast(to: Console, forecast: Forecast, unit: BudgetUnit | None, now
     if forecast.refusal:
         line(to, f"It would be refused: {forecast.refusal.sentence}")
     if forecast.options:
-        rows = [
-            (
-                option.operator_id,
-                option.pool_id,
-                option.gpu_model,
-                start_text(option.starts_ms, now_ms),
-                _range(option.likely_from_ms, option.likely_until_ms, now_ms),
-                _range(option.surely_from_ms, option.surely_until_ms, now_ms),
-                amount(option.hold, unit) if unit else f"{option.hold:,}",
-            )
-            for option in forecast.options
-        ]
-        columns = (
-            "operator", "pool", "GPU model", "start", "one in two", "nine in ten", "cost at most",
-        )  # fmt: skip
-        to.print(table(columns, rows, right={"cost at most"}))
+        to.print(_options(forecast.options, unit, now_ms))
     if forecast.exclusions:
         line(to, "Excluded:")
         rows_out = [
             (one.operator_id, one.pool_id, one.reason.sentence) for one in forecast.exclusions
         ]
         to.print(table(("operator", "pool", "why"), rows_out))
+
+
+def _options(options: Sequence[Option], unit: BudgetUnit | None, now_ms: int) -> Table:
+    """Where it may run, the soonest first. Ranges of the start only where one has to wait."""
+    ranges = [
+        (
+            _range(option.likely_from_ms, option.likely_until_ms, now_ms),
+            _range(option.surely_from_ms, option.surely_until_ms, now_ms),
+        )
+        for option in options
+    ]
+    waits = any(likely or surely for likely, surely in ranges)
+    rows = [
+        (
+            option.operator_id,
+            option.pool_id,
+            option.gpu_model,
+            start_text(option.starts_ms, now_ms),
+            *(both if waits else ()),
+            amount(option.hold, unit) if unit else f"{option.hold:,}",
+        )
+        for option, both in zip(options, ranges, strict=True)
+    ]
+    shown_ranges = ("one in two", "nine in ten") if waits else ()
+    columns = ("operator", "pool", "GPU model", "start", *shown_ranges, "cost at most")
+    return table(columns, rows, right={"cost at most"})
 
 
 def _show_unforeseen(
