@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+from sqlalchemy import inspect
 
 from dure import codec
 from dure.client import Client
@@ -49,10 +50,7 @@ def digest(nation: Nation) -> str:
     """Over every row of every table."""
     found = hashlib.sha256()
     with nation.database.read() as connection:
-        names = connection.exec_driver_sql(
-            "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
-        )
-        for name in names.scalars().all():
+        for name in sorted(inspect(connection).get_table_names()):
             rows = connection.exec_driver_sql(f'SELECT * FROM "{name}"').all()
             found.update(repr((name, sorted(map(repr, rows)))).encode())
     return found.hexdigest()

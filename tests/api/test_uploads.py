@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -140,8 +141,12 @@ def test_a_content_that_is_cut_off_leaves_nothing(nation: Nation):
 def test_what_a_killed_process_left_is_gone_at_the_next_start(nation: Nation):
     left = nation.folder / "blobs" / "incoming" / "tmp123"
     left.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    going_on = left.with_name("tmp124")
+    going_on.write_bytes(b"half")
     Blobs(nation.folder / "blobs")
     assert not left.exists()
+    assert going_on.exists()  # by another process on the same folder
 
 
 def test_a_content_beyond_the_limit_is_refused_unread(nation: Nation):

@@ -68,12 +68,13 @@ def grants_of(connection: Connection, person: str) -> tuple[RoleGrant, ...]:
 
 def grant(connection: Connection, person: str, given: RoleGrant, now_ms: int) -> bool:
     """Give a role; False where the person had it."""
-    done = connection.execute(
+    new = connection.execute(
         upsert(connection, role_grants)
         .values(person=person, role=given.role, scope=given.scope, granted_ms=now_ms)
         .on_conflict_do_nothing()
+        .returning(role_grants.c.person)
     )
-    return done.rowcount > 0
+    return new.one_or_none() is not None
 
 
 def revoke(connection: Connection, person: str, roles: Iterable[Role], scope: str) -> bool:
