@@ -101,17 +101,16 @@ def show_bad_rows(shell: Shell, bad: Mapping[str, Any]) -> None:
 def show(to: Console, found: Mapping[str, Any], out: object | None) -> None:
     """A rehearsal's figures, of all and by operator."""
     line(to, found["settings"]["title"])
-    rows = [("all", found), *found["per_operator"].items()]
-    to.print(_figures(rows))
+    to.print(_figures(found))
     if unserved := found.get("unserved_jobs"):
-        line(to, f"{unserved:,} jobs never ran to their end, and are in none of these figures.")
+        line(to, f"Never ran, so in no figure: {things(unserved, 'job', 'jobs')}.")
     if "isolated" in found:
         alone = found["isolated"]
         line(to, "")
         line(to, "The same with every operator alone:")
-        to.print(_figures([("all", alone), *alone["per_operator"].items()]))
+        to.print(_figures(alone))
         if unserved := found["jobs"] - alone["jobs"]:
-            line(to, f"{unserved:,} jobs never run that way, and are in none of these figures.")
+            line(to, f"Never run that way, so in no figure: {things(unserved, 'job', 'jobs')}.")
     line(to, "")
     if (off := found.get("estimates")) and off["jobs"]:
         line(
@@ -136,8 +135,12 @@ def show(to: Console, found: Mapping[str, Any], out: object | None) -> None:
         line(to, f"Report: {out}/report.html")
 
 
-def _figures(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
-    """Mean times from submission to end, mean waits, and what so many wait at most."""
+def _figures(found: Mapping[str, Any]) -> Table:
+    """Of all and of each operator with jobs: mean times from submission to end, mean waits, and
+    what so many wait at most.
+    """
+    each = found["per_operator"].items()
+    rows = [("all", found), *((name, one) for name, one in each if one["jobs"])]
     cells = [
         (
             name,
