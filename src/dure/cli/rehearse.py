@@ -160,13 +160,12 @@ def compare(
     found = both.compare(shell.folder / a, shell.folder / b)
     if out is not None:
         (shell.folder / out).write_text(both.html(found), encoding="utf-8")
-    settings = [(name, one, other) for name, one, other in found.settings]
     rows = [pair.cells() for pair in found.whole]
     verdict = "Every job had the same outcome." if found.equal else "The outcomes differ."
 
     def people(to: Any) -> None:
-        if settings:
-            to.print(table(("setting", "A", "B"), settings))
+        if found.asked:
+            to.print(table(("setting", "A", "B"), found.asked))
             line(to, "")
         to.print(table(both.COLUMNS, rows, right=set(both.COLUMNS[1:])))
         line(to, verdict)

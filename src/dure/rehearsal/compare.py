@@ -23,7 +23,7 @@ from dure.rehearsal.drawing import (
 )
 from dure.rehearsal.page import Plot
 from dure.rehearsal.runs import FIGURES, Run
-from dure.rehearsal.words import count, percent, span
+from dure.rehearsal.words import count, percent, setting, span
 from dure.units import MS_PER_HOUR
 
 COLUMNS: Final = ("figure", "A", "B", "B - A", "B / A")
@@ -99,6 +99,11 @@ class Comparison:
         digest = self.a.summary.get("digest")
         return digest is not None and digest == self.b.summary.get("digest")
 
+    @property
+    def asked(self) -> list[tuple[str, str, str]]:
+        """The settings as people read them."""
+        return [(*setting(name, a), setting(name, b)[1]) for name, a, b in self.settings]
+
     def to_dict(self) -> dict[str, Any]:
         """As `dure rehearse compare --output json` prints it."""
         return {
@@ -140,7 +145,7 @@ def compare(a_dir: Path, b_dir: Path) -> Comparison:
 def html(comparison: Comparison) -> str:
     """Both runs on one self-contained page."""
     a, b = comparison.a, comparison.b
-    settings = [(name, str(one), str(other)) for name, one, other in comparison.settings]
+    settings = comparison.asked
     rows = [pair.cells() for pair in comparison.whole]
     operators = [
         (operator, *cells[1:])

@@ -15,8 +15,8 @@ from dure.rehearsal.drawing import has_date, lending_of, period, total
 from dure.rehearsal.findings import table_sum
 from dure.rehearsal.page import Section
 from dure.rehearsal.runs import Run
-from dure.rehearsal.words import MEANINGS, count, percent, span, things
-from dure.units import MS_PER_HOUR, iso
+from dure.rehearsal.words import MEANINGS, count, percent, setting, span, things
+from dure.units import MS_PER_HOUR
 
 
 def write(run: Run) -> Path:
@@ -160,12 +160,9 @@ def _run_estimates(found: Mapping[str, Any] | None) -> list[str]:
 
 
 def _footer(run: Run) -> str:
-    named = {
-        name.removesuffix("_ms"): iso(int(value)) if name.endswith("s_ms") else value
-        for name, value in run.settings.items()
-        if name != "title" and (has_date(run) or not name.endswith("s_ms"))
-    }
-    shown = ", ".join(f"{name} {value}" for name, value in named.items())
+    hidden = {"title"} if has_date(run) else {"title", "starts_ms"}
+    asked = (setting(*one) for one in run.settings.items() if one[0] not in hidden)
+    shown = ", ".join(f"{name} {value}" for name, value in asked)
     digest = f"digest {run.summary['digest']}" if "digest" in run.summary else ""
     sampled = f"of the jobs every {run.sample}th is kept" if run.sample > 1 else ""
     return " · ".join(part for part in (shown, sampled, digest) if part)

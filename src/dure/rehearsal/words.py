@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from dure.units import MS_PER_HOUR
+from dure.units import MS_PER_HOUR, iso
 
 MEANINGS: Final[Mapping[str, str]] = {
     "wait": "A job's end less its submission and its own run time, so that what recalls and "
@@ -31,6 +31,13 @@ def span(seconds: float) -> str:
 def at_most(seconds: float) -> str:
     """An upper bound of waits: `not at all`, `at most 3.1 min`."""
     return "not at all" if seconds < 1 else f"at most {span(seconds)}"
+
+
+def setting(name: str, value: object) -> tuple[str, str]:
+    """A setting of a run as people read it: an instant, `starts_ms`, as a date."""
+    if isinstance(value, int) and name in {"starts_ms", "ends_ms"}:
+        return name.removesuffix("_ms"), iso(value)
+    return name, "–" if value is None else str(value)
 
 
 def count(number: float) -> str:
