@@ -137,6 +137,18 @@ def test_it_shows_the_span_that_was_asked_for_however_late_the_last_job_ends(tmp
     assert text.count(axes) == 2  # in use, of those in service
 
 
+def test_what_a_holder_lends_to_its_own_is_not_lent(tmp_path):
+    recorder, measures = Recorder(tmp_path), Measures()
+    recorder.capacity_changed(0, "o", 8)
+    recorder.use_changed(0, "o", "o", 2)
+    recorder.lent("o", "o", 2, 0, 3_600_000)
+    recorder.close(3_600_000)
+    made = runs.write(tmp_path, measures.summary({"o": 8}).to_dict())
+    page = Page(report.html(made))
+    assert "25.0 % by their holders, 0.0 % through lending" in page.text
+    assert "Who lends how much?" not in page.text
+
+
 def test_a_trace_whose_clock_begins_at_zero_has_days_and_no_dates(tmp_path):
     made = one_job(tmp_path)
     shown = runs.write(tmp_path, {**made.summary, "settings": {"starts_ms": 0}})

@@ -107,9 +107,11 @@ class Flags:
     outputs: Annotated[str | None, _option("--outputs", "Folder that is kept.")] = None
     data_class: Annotated[str | None, _option("--data-class", "Class of its data.")] = None
     tier: Annotated[
-        Tier | None, _option("--tier", "It sets the price, and as yet nothing else.")
+        Tier | None, _option("--tier", "A price; reserved never borrows, spare always does.")
     ] = None
-    priority: Annotated[int | None, _option("--priority", "0 to 100; higher is sooner.")] = None
+    priority: Annotated[
+        int | None, _option("--priority", "0 to 100, of your own jobs; below 50 lets others by.")
+    ] = None
     retries: Annotated[int | None, _option("--retries", "After its own failures.")] = None
     sbatch: Annotated[
         bool, _option("--sbatch", "FILE is a Slurm batch script; arguments go after --.")
