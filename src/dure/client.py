@@ -177,9 +177,10 @@ class Client:
         """Why a job is where it is."""
         return self._get(f"/v1/jobs/{_part(job)}/why", Why)
 
-    def cancel(self, job: str) -> JobSummary:
-        """Cancel what of a job has not ended. Idempotent."""
-        return self._post(f"/v1/jobs/{_part(job)}/cancel", JobSummary)
+    def cancel(self, job: str, *, task: int | None = None) -> JobSummary:
+        """Cancel what of a job, or of one of its tasks, has not ended. Idempotent."""
+        query = "" if task is None else f"?task={task}"
+        return self._post(f"/v1/jobs/{_part(job)}/cancel{query}", JobSummary)
 
     def recall(self, job: str) -> JobSummary:
         """Call a job's GPUs back: notice, grace, back to the queue (programme office)."""

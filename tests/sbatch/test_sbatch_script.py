@@ -73,7 +73,7 @@ def test_both_spellings_and_beginnings_of_names_are_read(words, given_):
         ("", "is empty"),
         ("echo hello\n", "does not look like a batch script"),
         ("#!/bin/sh\r\ntrue\r\n", "DOS line ends"),
-        ("#!/bin/sh\n#SBATCH --nodse=2\n", "line 2: '--nodse' is no option of sbatch"),
+        ("#!/bin/sh\n#SBATCH --nodse=2\n", "line 2: '--nodse' is no option here"),
         ("#!/bin/sh\n#SBATCH -N\n", "line 2: -N has no value"),
         ("#!/bin/sh\n#SBATCH --hold=now\n", "line 2: --hold takes no value"),
         ("#!/bin/sh\n#SBATCH nodes=2\n", "line 2: 'nodes=2' is no option; options begin with -"),

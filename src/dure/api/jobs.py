@@ -97,9 +97,13 @@ def why(caller: Reader, job: str) -> Why:
 
 
 @router.post("/jobs/{job}/cancel")
-def cancel(caller: Submitter, job: str) -> JobSummary:
-    """Cancel what of a job has not ended. Idempotent."""
-    return service.cancel(caller.service, caller.principal, job)
+def cancel(
+    caller: Submitter,
+    job: str,
+    task: Annotated[int | None, Query(ge=0, le=ARRAY_INDEX_MAX)] = None,
+) -> JobSummary:
+    """Cancel what of a job, or of one of its tasks, has not ended. Idempotent."""
+    return service.cancel(caller.service, caller.principal, job, task)
 
 
 @router.post("/jobs/{job}/recall")

@@ -21,6 +21,7 @@ _NOUNS: Final = (
     "dure.cli.submit",
     "dure.cli.sbatch",
     "dure.cli.jobs",
+    "dure.cli.slurm",
     "dure.cli.outputs",
     "dure.cli.accounts",
     "dure.cli.fleet",

@@ -49,8 +49,8 @@ class WithWords(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Keep all words but a call for help."""
-        if args[:1] in (["--help"], ["-h"]):
-            return super().parse_args(ctx, ["--help"])
+        if args[:1] == ["--help"]:
+            return super().parse_args(ctx, args)
         ctx.meta[WORDS] = tuple(args)
         return super().parse_args(ctx, [])
 
@@ -74,7 +74,9 @@ def sbatch(ctx: typer.Context) -> None:
     """
     shell = shell_of(ctx)
     try:
-        given, rest = options.read(ctx.meta.get(WORDS, ()), COMMAND_LINE, _OURS)
+        given, rest = options.read(
+            ctx.meta.get(WORDS, ()), COMMAND_LINE, {**options.OPTIONS, **_OURS}
+        )
         read = _script(given, rest, shell)
     except ValueError as error:
         raise RefusedError("bad-sbatch", f"{error}.") from None

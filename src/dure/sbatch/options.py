@@ -136,23 +136,19 @@ _ALL: Final = (
 
 OPTIONS: Final[Mapping[str, Option]] = {one.name: one for one in _ALL}
 _SYNONYMS: Final = {"workdir-none": "no-workdir", "tasks-per-node": "ntasks-per-node"}
-_LETTERS: Final = {one.letter: one for one in _ALL if one.letter}
 OURS: Final = frozenset(one.name for one in _ALL if one.ours)
 
 _NO_VALUES: Final = frozenset({"", "yes", "YES"})
 
 
 def read(
-    words: Sequence[str], where: str, more: Mapping[str, Option] | None = None
+    words: Sequence[str], where: str, known: Mapping[str, Option] = OPTIONS
 ) -> tuple[tuple[Given, ...], tuple[str, ...]]:
     """The options that words begin with, and the words from the first that is none.
-
-    `more` are options that only a command line has.
 
     Raises:
         ValueError: an option that there is not, a value too many or too few.
     """
-    known = {**OPTIONS, **(more or {})}
     found: list[Given] = []
     left = list(words)
     while left and left[0].startswith("-") and left[0] != "-":
@@ -162,7 +158,7 @@ def read(
         if word.startswith("--"):
             found.append(_long(word[2:], left, where, known))
         else:
-            found.extend(_letters(word[1:], left, where))
+            found.extend(_letters(word[1:], left, where, known))
     return tuple(found), tuple(left)
 
 
@@ -203,16 +199,17 @@ def _named(name: str, known: Mapping[str, Option]) -> Option:
         raise ValueError(
             f"--{name} may be {', '.join(f'--{one}' for one in begun[:4])}; write more"
         )
-    raise ValueError(f"{shown(f'--{name}')} is no option of sbatch; see sbatch(1)")
+    raise ValueError(f"{shown(f'--{name}')} is no option here; see --help")
 
 
-def _letters(text: str, left: list[str], where: str) -> list[Given]:
+def _letters(text: str, left: list[str], where: str, known: Mapping[str, Option]) -> list[Given]:
     """`-N2`, `-N 2`, `-HQ`: letters without a value may stand together."""
+    letters = {one.letter: one for one in known.values() if one.letter}
     found = []
     while text:
-        option = _LETTERS.get(text[0])
+        option = letters.get(text[0])
         if option is None:
-            raise ValueError(f"{shown(f'-{text[0]}')} is no option of sbatch; see sbatch(1)")
+            raise ValueError(f"{shown(f'-{text[0]}')} is no option here; see --help")
         value, text = text[1:], text[1:]
         if option.takes is not Takes.NOTHING:
             text = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -138,8 +138,10 @@ def why(service: Service, principal: Principal, job: str) -> Why:
         )
 
 
-def cancel(service: Service, principal: Principal, job: str) -> JobSummary:
-    """Cancel all of a job that has not ended. Idempotent. Members cancel their own jobs."""
+def cancel(service: Service, principal: Principal, job: str, task: int | None = None) -> JobSummary:
+    """Cancel all of a job that has not ended, or one task. Idempotent. Members cancel their own
+    jobs.
+    """
     with service.database.write() as connection:
         summary = seen(connection, principal, job)
         own = principal.person == summary.submitter and principal.may(
@@ -153,7 +155,8 @@ def cancel(service: Service, principal: Principal, job: str) -> JobSummary:
                 status=403,
             )
         reason = Reason("cancelled", f"cancelled by {principal.person}")
-        moved = _move_all(connection, service, summary, _CANCELLABLE, Event.CANCEL, reason)
+        cancelled = Change(_CANCELLABLE, Event.CANCEL, reason, only=task)
+        moved = _move_all(connection, service, summary, cancelled)
         if moved and not own:
             deed = Deed(
                 act="job-cancelled",
@@ -173,7 +176,8 @@ def recall(service: Service, principal: Principal, job: str) -> JobSummary:
                 "forbidden", "Only the programme office calls GPUs back.", status=403
             )
         reason = Reason("recalled", f"its GPUs were called back by {principal.person}")
-        if _move_all(connection, service, summary, _RECALLABLE, Event.RECALL, reason):
+        recalled = Change(_RECALLABLE, Event.RECALL, reason)
+        if _move_all(connection, service, summary, recalled):
             deed = Deed(
                 act="job-recalled",
                 subject=f"job/{summary.id}",
@@ -183,23 +187,37 @@ def recall(service: Service, principal: Principal, job: str) -> JobSummary:
         return _again(connection, summary)
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An event for those tasks of a job that are in some states; `only` is one task's index."""
+
+    states: Sequence[State]
+    event: Event
+    reason: Reason
+    only: int | None = None
+
+
 def _move_all(
-    connection: Connection,
-    service: Service,
-    summary: JobSummary,
-    states: Iterable[State],
-    event: Event,
-    reason: Reason,
+    connection: Connection, service: Service, summary: JobSummary, change: Change
 ) -> bool:
-    """Move all tasks in those states; whether there were any."""
+    """Move all tasks that a change is for; whether there were any.
+
+    Raises:
+        NotFoundError: it is for one task, and the job has none of that index.
+    """
     number = job_number(summary.id)
     assert number is not None
-    found = jobs.tasks_of(connection, number, states)
+    found = jobs.tasks_of(connection, number, change.states)
+    if change.only is not None:
+        if jobs.task_by_index(connection, number, change.only) is None:
+            raise NotFoundError("task", f"{summary.id}, {change.only}")
+        found = tuple(task for task in found if task.index == change.only)
     for task in found:
-        if event is Event.RECALL:
-            call_back(connection, task, reason, service.now_ms())
+        if change.event is Event.RECALL:
+            call_back(connection, task, change.reason, service.now_ms())
         else:
-            advance(connection, task, Happened(event=event, reason=reason), service.now_ms())
+            happened = Happened(event=change.event, reason=change.reason)
+            advance(connection, task, happened, service.now_ms())
     conclude(connection, [number], service.now_ms())
     service.wake()
     return bool(found)
