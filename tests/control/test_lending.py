@@ -22,6 +22,7 @@ from dure.lending import Lent
 from dure.life import EndCause, State
 from dure.people import Role, RoleGrant
 from dure.scheduling import Planner
+from dure.scheduling.fairshare import START_CHARGE_MS
 from dure.scheduling.world import Plan, World
 from nation import NOON, Nation, Site, spec, submit
 
@@ -245,7 +246,8 @@ def test_the_world_tells_the_scheduler_whose_guarantee_and_how_long(
     assert held.started_ms < held.expected_ms < held.ends_ms
     (used,) = world.usage
     assert used.share == "samsung.fab"
-    assert used.credit_ms == pytest.approx(3 * 8 * 300_000 * 2.7, rel=0.01)
+    each_ms = 300_000 + START_CHARGE_MS
+    assert used.credit_ms == pytest.approx(3 * 8 * each_ms * 2.7, rel=0.01)
     nation.service = replace(nation.service, memory=Memory())  # as after a restart
     assert world_of(nation) == world
 

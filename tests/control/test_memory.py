@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from dure.allocations import Allocation, AllocationKind, Organisation, OrganisationKind, Project
+from dure.control import memory
 from dure.control.memory import Known, Memory
 from dure.engines import EngineEnd
 from dure.jobs import Checkpoint
@@ -14,9 +15,9 @@ from dure.shares import ShareKind, path
 from nation import DAY_MS, KOREA, SETTINGS, Nation, Site, spec, submit
 
 
-def known(nation: Nation, memory: Memory | None = None) -> Known:
+def known(nation: Nation, its: Memory | None = None) -> Known:
     with nation.database.read() as connection:
-        remembered = memory or nation.service.memory
+        remembered = its or nation.service.memory
         return remembered.known(connection, KOREA, SETTINGS.tuning, nation.now_ms)
 
 
@@ -117,3 +118,39 @@ def test_usage_halves_with_each_half_life_and_outlives_a_restart(nation: Nation,
     with nation.database.read() as connection:
         (quartered,) = Memory().known(connection, KOREA, shorter, nation.now_ms).usage
     assert quartered.credit_ms == pytest.approx(fresh.credit_ms / 4, abs=1)
+
+
+def test_a_run_time_is_foretold_when_its_job_is_submitted(nation: Nation, site: Site):
+    lab = nation.lab()
+    early, *short = submit(lab, *(spec(name=f"train-{n}") for n in range(4)))
+    before = known(nation).foretold
+    first = before[1]
+    for job in short:
+        site.start_all()
+        nation.pass_s(120)
+        site.end(site.orders[f"{job}.0"], EngineEnd.COMPLETED, 0)
+        site.round()
+    (late,) = submit(lab, spec(name="train-4"))
+    after = known(nation)
+    assert {f"j-{job}" for job in after.foretold} == {early, late}
+    assert after.foretold[1] == first  # what it was estimated at is what it is held against
+    assert after.foretold[5].median_ms < first.median_ms
+    assert after.estimator.error().jobs == len(short)
+
+    restarted = known(nation, Memory())
+    assert restarted.foretold == after.foretold
+    assert restarted.estimator.error() == after.estimator.error()
+    assert restarted.usage == after.usage
+
+
+def test_what_never_ran_is_forgotten(nation: Nation, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(memory, "FORETOLD_MIN", 3)
+    lab = nation.lab()
+    remembers = Memory()
+    for _ in range(3):
+        for job in submit(lab, *(spec(name=f"train-{n}") for n in range(2))):
+            known(nation, remembers)
+            lab.cancel(job)
+    (open_,) = submit(lab, spec())
+    assert len(known(nation, remembers).foretold) <= 4
+    assert int(open_.removeprefix("j-")) in known(nation, remembers).foretold

@@ -33,9 +33,13 @@ def commit(
 ) -> int:
     """Open an attempt for each placement that still holds; how many did."""
     moved = []
-    allocations = {a.id: a for a in projects.find_allocations(connection)}
+    tasks = {
+        task.id: task for task in jobs.tasks_by_id(connection, [p.task_id for p in placements])
+    }
+    wanted = {task.allocation for task in tasks.values()}
+    allocations = {a.id: a for a in projects.find_allocations(connection, ids=wanted)}
     for placement in placements:
-        task = jobs.task(connection, placement.task_id)
+        task = tasks[placement.task_id]
         if task.state is not State.QUEUED:
             continue
         try:

@@ -17,9 +17,11 @@ import structlog
 from sqlalchemy import Connection
 
 from dure.allocations import Allocation
+from dure.control.requests import Requests
 from dure.jobs import JobSpec
 from dure.scenario import Scenario
 from dure.scheduling.estimate import Estimate, Estimator, Like
+from dure.scheduling.fairshare import START_CHARGE_MS
 from dure.scheduling.foresight import Foresight
 from dure.scheduling.tuning import Tuning
 from dure.scheduling.world import Usage
@@ -34,11 +36,14 @@ from dure.shares import (
     with_allocations,
 )
 from dure.store import projects, runs, starts
-from dure.store.runs import Run
-from dure.units import INSTANT_MS_MAX, MS_PER_S
+from dure.store.runs import Run, Submitted
+from dure.units import INSTANT_MS_MAX, MILLI, MS_PER_S
 
 RUNS_MAX: Final = 20_000
 """Of the past, as many runs are read at a start: weeks of a nation's, and seconds of ours."""
+
+FORETOLD_MIN: Final = 10_000
+"""With fewer estimates than that, nobody looks which of them are of jobs that have ended."""
 
 _LOG = structlog.get_logger("dure.control")
 
@@ -50,8 +55,12 @@ class Known:
     shares: Shares
     leaves: Mapping[str, str]
     """The share that each allocation's jobs run on."""
+    allocations: Mapping[str, Allocation]
+    """All there are."""
     usage: tuple[Usage, ...]
     estimator: Estimator
+    foretold: Mapping[int, Estimate]
+    """How long a task of each open job was estimated to run when it was submitted."""
     foresight: Foresight
 
     def leaf(self, allocation: str) -> str:
@@ -63,7 +72,7 @@ class Known:
         return share if share in self.shares.by_id else None
 
     def estimate(self, spec: JobSpec, submitter: str) -> Estimate:
-        """How long a task of such a job will run."""
+        """How long a task of such a job would run, were it submitted now."""
         like = Like(spec.project, submitter, spec.name, spec.resources.gpus)
         return self.estimator.estimate(like, spec.walltime_s * MS_PER_S)
 
@@ -76,6 +85,7 @@ class Memory:
         self._tree = _Tree()
         self._history = _History()
         self._outcomes = _Outcomes()
+        self.asked = Requests()
         self._looked_ms: int | None = None
 
     def is_due(self, now_ms: int, every_ms: int) -> bool:
@@ -97,8 +107,10 @@ class Memory:
             return Known(
                 shares=shares,
                 leaves=leaves,
+                allocations=self._tree.allocations,
                 usage=self._history.usage(now_ms),
                 estimator=self._history.estimator,
+                foretold=MappingProxyType(self._history.foretold),
                 foresight=self._outcomes.foresight,
             )
 
@@ -129,19 +141,20 @@ class _Tree:
 
     def __init__(self) -> None:
         self._scenario: Scenario | None = None
-        self._allocations = -1
+        self._count = -1
         self._holds_ms = (0, 0)
         self._found: tuple[Shares, Mapping[str, str]] = (Shares(), {})
+        self.allocations: Mapping[str, Allocation] = {}
 
     def at(
         self, connection: Connection, scenario: Scenario, now_ms: int
     ) -> tuple[Shares, Mapping[str, str]]:
         """The tree, and each allocation's leaf. Made anew only when something has changed."""
-        allocations = projects.count_allocations(connection)
-        changed = scenario is not self._scenario or allocations != self._allocations
+        count = projects.count_allocations(connection)
+        changed = scenario is not self._scenario or count != self._count
         if changed or not self._holds_ms[0] <= now_ms < self._holds_ms[1]:
             self._build(connection, scenario, now_ms)
-            self._scenario, self._allocations = scenario, allocations
+            self._scenario, self._count = scenario, count
         return self._found
 
     def _build(self, connection: Connection, scenario: Scenario, now_ms: int) -> None:
@@ -150,7 +163,9 @@ class _Tree:
         priced = {model for model, _ in scenario.tariff.weights_milli}
         by_root: dict[str, list[Allocation]] = {}
         ends_ms = INSTANT_MS_MAX
-        for one in projects.find_allocations(connection):
+        every = projects.find_allocations(connection)
+        self.allocations = MappingProxyType({one.id: one for one in every})
+        for one in every:
             ends_ms = min([ends_ms, *(at for at in (one.starts_ms, one.ends_ms) if at > now_ms)])
             if one.ends_ms > now_ms and (one.gpu_model is None or one.gpu_model in priced):
                 root = root_of(organisations[one.project], roots)
@@ -170,28 +185,71 @@ class _Tree:
 
 
 class _History:
-    """Ended attempts, in the order of their journals."""
+    """What was submitted and what ended, in the order in which it did: each job's run time is
+    estimated from what was known when it was submitted.
+    """
 
     def __init__(self) -> None:
         self.estimator = Estimator()
+        self.foretold: dict[int, Estimate] = {}
+        self._foretold_max = FORETOLD_MIN
         self._half_life_ms = 1
         self._used: dict[str, tuple[float, int]] = {}
         self._seq = 0
+        self._job = 0
 
     def catch_up(self, connection: Connection, half_life_ms: int) -> None:
-        """Take in what has ended since."""
+        """Take in what was submitted and what has ended since."""
         self._half_life_ms = half_life_ms
         ended, self._seq = runs.recent_runs(connection, self._seq, RUNS_MAX)
+        new = {run.of.job: run.of for run in ended if run.of.job not in self.foretold}
+        for one in runs.submitted_since(connection, self._job):
+            new[one.job] = one
+            self._job = one.job
+        submissions = sorted((one.at_ms, one.job, one) for one in new.values())
+        waiting = iter([*submissions, None])
+        upcoming = next(waiting)
         for run in ended:
-            if run.whole:
-                like = Like(run.project, run.user, run.name, run.gpus)
-                foretold = self.estimator.estimate(like, run.walltime_ms)
-                self.estimator.observe(like, run.ran_ms, foretold)
-            self._charge(run)
+            while upcoming is not None and upcoming[0] < run.closed_ms:
+                self._foretell(upcoming[2])
+                upcoming = next(waiting)
+            self._learn(run)
+        while upcoming is not None:
+            self._foretell(upcoming[2])
+            upcoming = next(waiting)
+        for run in ended:
+            if run.is_last:
+                self.foretold.pop(run.of.job, None)
+        self._forget(connection)
+
+    def _foretell(self, submitted: Submitted) -> None:
+        self.foretold[submitted.job] = self.estimator.estimate(
+            _like(submitted), submitted.walltime_ms
+        )
+
+    def _learn(self, run: Run) -> None:
+        if run.whole:
+            foretold = self.foretold.get(run.of.job)
+            self.estimator.observe(_like(run.of), run.ran_ms, foretold)
+        self._charge(run)
+
+    def _forget(self, connection: Connection) -> None:
+        """Jobs that were cancelled before they ran tell nothing of their end: now and then they are
+        looked for.
+        """
+        if len(self.foretold) > self._foretold_max:
+            for job in self.foretold.keys() - runs.open_jobs(connection):
+                del self.foretold[job]
+            self._foretold_max = max(FORETOLD_MIN, 2 * len(self.foretold))
 
     def _charge(self, run: Run) -> None:
-        used = self._decayed(run.share, run.closed_ms) + run.credit_ms
-        self._used[run.share] = (used, run.closed_ms)
+        """As fair share charges it: a start besides the time."""
+        if run.used_ms:
+            credit_ms = run.rate_milli * (run.used_ms + START_CHARGE_MS) / MILLI
+            self._used[run.share] = (
+                self._decayed(run.share, run.closed_ms) + credit_ms,
+                run.closed_ms,
+            )
 
     def _decayed(self, share: str, now_ms: int) -> float:
         used, at_ms = self._used.get(share, (0.0, now_ms))
@@ -219,3 +277,7 @@ class _Outcomes:
         found, self._seq = starts.outcomes(connection, self._seq)
         for foreseen_wait_ms, wait_ms in found:
             self.foresight.learn(foreseen_wait_ms, wait_ms)
+
+
+def _like(submitted: Submitted) -> Like:
+    return Like(submitted.project, submitted.user, submitted.name, submitted.gpus)

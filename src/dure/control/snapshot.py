@@ -13,12 +13,15 @@ from dure.control.memory import Known, Memory
 from dure.engines import PoolReport
 from dure.fleet import PhaseStart, Pool, Wave, WavePhase
 from dure.jobs import END_SLACK_S, JobSpec
+from dure.ledger import Balance
+from dure.ledger import balance as balance_of
 from dure.scenario import Scenario
+from dure.scheduling.estimate import Estimate
 from dure.scheduling.world import NEVER_MS, AllocationState, Occupation, PoolState, Request, World
 from dure.settings import Settings
-from dure.store import attempts, jobs, ledger, projects, sites
+from dure.store import attempts, jobs, ledger, sites
 from dure.store.attempts import Attempt
-from dure.store.jobs import Task
+from dure.store.jobs import Brief, Task
 from dure.store.sites import Site
 from dure.units import MS_PER_S
 
@@ -51,9 +54,23 @@ class Moment:
 
 def snapshot(connection: Connection, moment: Moment) -> World:
     """The whole world, with the head of the queue."""
-    waiting = jobs.queue(connection, moment.now_ms, moment.settings.queue_depth)
     known = moment.known(connection)
-    return world(connection, moment, known, [asked_by(task) for task in waiting])
+    return world(connection, moment, known, queue(connection, moment, known))
+
+
+def queue(connection: Connection, moment: Moment, known: Known) -> tuple[Request, ...]:
+    """The head of the queue, as the scheduler sees it."""
+    waiting = jobs.queue(connection, moment.now_ms, moment.settings.queue_depth)
+    return _requests(connection, moment, known, waiting)
+
+
+def _requests(
+    connection: Connection, moment: Moment, known: Known, briefs: Sequence[Brief]
+) -> tuple[Request, ...]:
+    def read(task: Task) -> Request:
+        return request(asked_by(task), known)
+
+    return moment.memory.asked.of(connection, briefs, read, known.leaf)
 
 
 def plan_only(
@@ -65,7 +82,11 @@ def plan_only(
         pools=tuple(PoolState(pool=pool, nodes=()) for pool in moment.scenario.fleet.pools),
         occupations=(),
         requests=(),
-        allocations=(allocation_state(connection, allocation),),
+        allocations=(
+            allocation_state(
+                allocation, ledger.balance(connection, allocation.id, allocation.unit)
+            ),
+        ),
         rules=moment.scenario.rules,
         tariff=moment.scenario.tariff,
         shares=known.shares,
@@ -77,30 +98,26 @@ def world(
     connection: Connection,
     moment: Moment,
     known: Known,
-    waiting: Sequence[Asked] = (),
+    waiting: tuple[Request, ...] = (),
     also: Collection[str] = (),
 ) -> World:
     """The world with what waits, its allocations, and `also` some others by id."""
     reported = {site.cluster: site for site in sites.all_sites(connection)}
-    open_attempts = attempts.open_attempts(connection)
-    live = jobs.live_tasks(connection)
-    requests = tuple(request(asked, known) for asked in waiting)
-    names = {r.allocation for r in requests} | {a.allocation for a in open_attempts} | {*also}
     states = [
         _pool_state(pool, reported.get(pool.cluster_id), moment)
         for pool in moment.scenario.fleet.pools
     ]
+    running = _occupations(connection, moment, known)
+    names = {r.allocation for r in waiting} | {held.allocation for held in running} | {*also}
+    balances = ledger.balances(connection)
     return World(
         now_ms=moment.now_ms,
         pools=tuple(state for state, _ in states),
-        occupations=(
-            *(_occupation(a, live[a.task], known, moment.now_ms) for a in open_attempts),
-            *(occupation for _, offline in states for occupation in offline),
-        ),
-        requests=requests,
+        occupations=(*running, *(offline for _, found in states for offline in found)),
+        requests=waiting,
         allocations=tuple(
-            allocation_state(connection, allocation)
-            for allocation in projects.find_allocations(connection, ids=names)
+            allocation_state(one, balance_of(balances, one.id, one.unit))
+            for one in map(known.allocations.__getitem__, sorted(names))
         ),
         rules=moment.scenario.rules,
         tariff=moment.scenario.tariff,
@@ -153,15 +170,14 @@ def request(asked: Asked, known: Known) -> Request:
         tier=spec.tier,
         max_running=spec.array.max_running if spec.array else None,
         share=known.leaf(asked.allocation),
-        estimate_ms=known.estimate(spec, asked.submitter).median_ms,
+        estimate_ms=(known.foretold.get(job) or known.estimate(spec, asked.submitter)).median_ms,
         waiting_since_ms=asked.queued_ms,
         recalls=asked.recalls,
     )
 
 
-def allocation_state(connection: Connection, allocation: Allocation) -> AllocationState:
+def allocation_state(allocation: Allocation, balance: Balance) -> AllocationState:
     """An allocation and what is left of it."""
-    balance = ledger.balance(connection, allocation.id, allocation.unit)
     return AllocationState(allocation=allocation, available=balance.available, held=balance.held)
 
 
@@ -226,7 +242,18 @@ def _offline(pool: Pool, node: int, slots: int) -> Occupation:
     )
 
 
-def _occupation(attempt: Attempt, task: Task, known: Known, now_ms: int) -> Occupation:
+def _occupations(connection: Connection, moment: Moment, known: Known) -> tuple[Occupation, ...]:
+    """What open attempts hold."""
+    requests = {
+        one.task_id: one for one in _requests(connection, moment, known, jobs.live(connection))
+    }
+    return tuple(
+        _occupation(attempt, requests[attempt.task], known, moment.now_ms)
+        for attempt in attempts.open_attempts(connection)
+    )
+
+
+def _occupation(attempt: Attempt, request: Request, known: Known, now_ms: int) -> Occupation:
     """An attempt may keep its GPUs for walltime and grace, and once it was told to stop for the
     grace; one that is overdue, for a moment yet. One that has not started may do so now at the
     earliest.
@@ -234,9 +261,11 @@ def _occupation(attempt: Attempt, task: Task, known: Known, now_ms: int) -> Occu
     begun_ms = attempt.started_ms if attempt.started_ms is not None else now_ms
     ends_ms = begun_ms + attempt.occupied_ms
     if attempt.notice_ms is not None:
-        ends_ms = min(ends_ms, attempt.notice_ms + (task.spec.grace_s + END_SLACK_S) * MS_PER_S)
+        ends_ms = min(ends_ms, attempt.notice_ms + request.grace_s * MS_PER_S)
     ends_ms = max(ends_ms, now_ms + 1)
-    estimate = known.estimate(task.spec, task.submitter)
+    estimate = known.foretold.get(attempt.job) or Estimate(
+        request.estimate_ms or attempt.occupied_ms, attempt.occupied_ms
+    )
     return Occupation(
         attempt_id=attempt.id,
         task_id=attempt.task,
@@ -253,7 +282,7 @@ def _occupation(attempt: Attempt, task: Task, known: Known, now_ms: int) -> Occu
         expected_ms=min(ends_ms, begun_ms + estimate.expected_ms(max(0, now_ms - begun_ms))),
         checkpoint_ms=attempt.saved_ms,
         recalled_ms=attempt.notice_ms,
-        recalls=task.recalls,
-        grace_s=task.spec.grace_s + END_SLACK_S,
-        tier=task.spec.tier,
+        recalls=request.recalls,
+        grace_s=request.grace_s,
+        tier=request.tier,
     )

@@ -32,6 +32,9 @@ from typing import Final, NamedTuple
 from dure.shares import Shares
 from dure.units import MILLI
 
+START_CHARGE_MS: Final = 60_000
+"""What a start is charged besides the time that it takes."""
+
 _FRACTION_BITS: Final = 20
 _WHOLE: Final = 1 << 64
 _UNUSED: Final = -1
@@ -78,7 +81,7 @@ class FairShare:
         shares: Shares,
         half_life_ms: int,
         *,
-        start_charge_ms: int = 60_000,
+        start_charge_ms: int = START_CHARGE_MS,
         burst: int = 2,
         origin_ms: int = 0,
     ) -> None:

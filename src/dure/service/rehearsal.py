@@ -107,7 +107,9 @@ def _waiting(task: Task, known: Known, terms: _AllTerms) -> Waiting:
         id=f"{job_name(task.job)}.{task.index}",
         terms=terms.of(task, share, task.spec.resources.gpus_per_node),
         since_ms=task.queued_ms,
-        expected_ms=known.estimate(task.spec, task.submitter).median_ms,
+        expected_ms=(
+            known.foretold.get(task.job) or known.estimate(task.spec, task.submitter)
+        ).median_ms,
         recalls=task.recalls,
     )
 

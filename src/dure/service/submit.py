@@ -12,7 +12,7 @@ from sqlalchemy import Connection, insert, select
 from dure import codec
 from dure.allocations import Allocation
 from dure.control.memory import Known
-from dure.control.snapshot import Asked, Moment, asked_by, plan_only, request, world
+from dure.control.snapshot import Asked, Moment, plan_only, queue, request, world
 from dure.control.transition import conclude, release
 from dure.errors import NotFoundError, Reason, RefusedError
 from dure.faults import crash_point
@@ -82,11 +82,9 @@ def plan(service: Service, principal: Principal, spec: JobSpec) -> Forecast:
     with service.database.read() as connection:
         moment = service.moment(connection)
         allocation = _allocation(connection, spec, moment)
-        waiting = jobs.queue(connection, moment.now_ms, service.settings.queue_depth)
         known = moment.known(connection)
-        now = world(
-            connection, moment, known, [asked_by(task) for task in waiting], [allocation.id]
-        )
+        waiting = queue(connection, moment, known)
+        now = world(connection, moment, known, waiting, [allocation.id])
         new = Asked(
             spec=spec,
             allocation=allocation.id,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from heapq import merge
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, Row, Select, and_, func, insert, select, update
 
@@ -29,6 +30,8 @@ from dure.views import JobSummary, TaskWhy
 TASKS_SHOWN_MAX: Final = 1_000
 QUEUED_OF_JOB_MAX: Final = 256
 QUEUED_OF_ALLOCATION_MAX: Final = 1_000
+IDS_MAX: Final = 1_000
+"""So many are named in one statement."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,21 +248,26 @@ def exit_codes(connection: Connection, job: int) -> dict[int, int]:
     return {row.id: row.exit_code for row in rows}
 
 
-def queue(connection: Connection, now_ms: int, depth: int) -> tuple[Task, ...]:
+class Brief(NamedTuple):
+    """What may change of a task that waits for a place or has one, and who it is."""
+
+    task: int
+    job: int
+    queued_ms: int
+    recalls: int
+
+
+_BRIEF: Final = (tasks.c.id, tasks.c.job, tasks.c.queued_ms, tasks.c.recalls)
+
+
+def queue(connection: Connection, now_ms: int, depth: int) -> tuple[Brief, ...]:
     """The first `depth` tasks that want a place and may have one: by priority, then age.
 
     Of one job and of one allocation only so many stand in it: what cannot start for its own
     project's reasons must not keep others from being looked at.
     """
-    order = (tasks.c.priority.desc(), tasks.c.id)
-    ranked = (
-        select(
-            tasks.c.id,
-            func.row_number().over(partition_by=tasks.c.job, order_by=order).label("in_job"),
-            func.row_number()
-            .over(partition_by=jobs.c.allocation, order_by=order)
-            .label("in_allocation"),
-        )
+    query = (
+        select(*_BRIEF, jobs.c.allocation)
         .join_from(tasks, jobs)
         .join(allocations, allocations.c.id == jobs.c.allocation)
         .where(
@@ -268,13 +276,35 @@ def queue(connection: Connection, now_ms: int, depth: int) -> tuple[Task, ...]:
             allocations.c.starts_ms <= now_ms,
             allocations.c.ends_ms > now_ms,
         )
-        .subquery()
+        .order_by(tasks.c.priority.desc(), tasks.c.id)
     )
-    heads = select(ranked.c.id).where(
-        ranked.c.in_job <= QUEUED_OF_JOB_MAX, ranked.c.in_allocation <= QUEUED_OF_ALLOCATION_MAX
-    )
-    query = _TASK.where(tasks.c.id.in_(heads)).order_by(*order).limit(depth)
-    return tuple(_task(row) for row in connection.execute(query))
+    found: list[Brief] = []
+    in_job: Counter[int] = Counter()
+    in_allocation: Counter[str] = Counter()
+    for *brief, allocation in connection.execute(query):
+        if len(found) == depth:
+            break
+        one = Brief(*brief)
+        in_job[one.job] += 1
+        if in_job[one.job] > QUEUED_OF_JOB_MAX:
+            continue
+        in_allocation[allocation] += 1
+        if in_allocation[allocation] <= QUEUED_OF_ALLOCATION_MAX:
+            found.append(one)
+    return tuple(found)
+
+
+def live(connection: Connection) -> tuple[Brief, ...]:
+    """All tasks with a live attempt."""
+    rows = connection.execute(select(*_BRIEF).where(tasks.c.state.in_(list(LIVE))))
+    return tuple(Brief(*row) for row in rows)
+
+
+def tasks_by_id(connection: Connection, ids: Sequence[int]) -> Iterator[Task]:
+    """Those tasks, in any order."""
+    for start in range(0, len(ids), IDS_MAX):
+        query = _TASK.where(tasks.c.id.in_(ids[start : start + IDS_MAX]))
+        yield from (_task(row) for row in connection.execute(query))
 
 
 def all_queued(connection: Connection, now_ms: int) -> Iterator[Task]:

@@ -96,6 +96,13 @@ def balance(connection: Connection, allocation_id: str, unit: BudgetUnit) -> Bal
     return ledger.balance({(row.account, unit): row.balance for row in rows}, allocation_id, unit)
 
 
+def balances(connection: Connection) -> dict[tuple[str, str], int]:
+    """What every account stands at, by account and unit, for `dure.ledger.balance`."""
+    table = schema.accounts.c
+    rows = connection.execute(select(table.account, table.unit, table.balance))
+    return {(account, unit): amount for account, unit, amount in rows}
+
+
 def open_hold(connection: Connection, attempt_id: str) -> Hold | None:
     """The hold of an attempt that is not yet closed; None where there is none."""
     table = schema.journals
