@@ -37,6 +37,7 @@ def test_directives_stand_before_the_first_command():
         ("outputs", "out", "line 9"),
     ]
     assert [(one.line, one.text) for one in read.ignored] == [
+        (6, "# SBATCH --nodes=8"),
         (7, "#PBS -l nodes=7"),
         (11, "#SBATCH --qos=late"),
     ]

@@ -12,12 +12,14 @@ _COMMENT: Final = re.compile(r"(?:\A|\s)#.*\Z")
 
 _SRUN = "on Slurm it is Slurm's own; elsewhere Dure starts its tasks on the job's nodes"
 _MODULES = "modules are a site's own, and may be missing or named otherwise where it runs"
+_CONTAINER = "it needs a site whose Slurm has Pyxis; elsewhere srun refuses it"
 _HOME = "HOME is the job's own and empty; put what it needs into the folder"
 _PATH = "that path is one site's; put what it needs into the folder, or pin it with --pool"
 _AGAIN = "a job submits and changes no jobs; --dependency, --requeue and --retries do that"
 
 _SIGNS: Final = (
     ("srun", re.compile(r"(?:\A|[\s;&|(`])(srun)\s"), Verdict.KEPT, _SRUN),
+    ("container", re.compile(r"--container-(?:image|mounts|name)\b"), Verdict.LOST, _CONTAINER),
     ("module", re.compile(r"\A\s*(?:module|ml)\s+\S"), Verdict.LOST, _MODULES),
     ("conda", re.compile(r"\b(?:conda|mamba)\s+activate\b"), Verdict.LOST, _HOME),
     ("home", re.compile(r"(?:\$HOME|\$\{HOME\}|(?<![\w/])~)/"), Verdict.LOST, _HOME),
@@ -51,7 +53,7 @@ def remarks(script: Script, pinned_to: str | None) -> tuple[Line, ...]:
     )
 
 
-_OF_A_SITE: Final = frozenset({"module", "path"})
+_OF_A_SITE: Final = frozenset({"container", "module", "path"})
 
 
 def _remark(at: list[tuple[int, str]], verdict: Verdict, note: str, pinned_to: str | None) -> Line:

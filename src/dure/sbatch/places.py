@@ -21,7 +21,7 @@ NODE_GPUS_USUAL: Final = 8
 """GPUs of the largest node, where no pool is known."""
 
 _QOS_USUAL: Final = frozenset({"normal", "standard"})
-_TERMS: Final = re.compile(r"[|&,()\[\]*]|\d+(?=\Z)")
+_TERMS: Final = re.compile(r"\*\d+|[|&,()\[\]]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

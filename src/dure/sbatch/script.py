@@ -19,6 +19,7 @@ DIRECTIVE: Final = "#SBATCH"
 OURS: Final = "#DURE"
 """Dure's own directives; to Slurm they are comments."""
 _OTHERS: Final = re.compile(r"#(PBS|BSUB|COBALT|OAR|\$)\s")
+_APART: Final = re.compile(r"# +SBATCH\s+-")
 _HETEROGENEOUS: Final = frozenset({"hetjob", "packjob", ":"})
 
 
@@ -56,6 +57,10 @@ def read(text: str) -> Script:
                 ignored.append(Ignored(number, line, _LATE))
         elif line.startswith((DIRECTIVE, OURS)):
             given.extend(_directive(line, number))
+        elif _APART.match(line):
+            ignored.append(
+                Ignored(number, line, "a blank after # makes it a comment, to sbatch too")
+            )
         elif _OTHERS.match(line):
             ignored.append(Ignored(number, line, "it is another scheduler's directive"))
         elif line.strip() and not line.lstrip().startswith("#"):

@@ -166,7 +166,8 @@ def _gpus_per_node(said: _Numbers, nodes: int, tasks_per_node: int, notes: dict[
         return each
     if said.gpus_per_task is not None:
         each = said.gpus_per_task.count * tasks_per_node
-        notes["gpus-per-task"] = f"{each} a node, for {tasks_per_node} tasks on each"
+        tasks = "1 task" if tasks_per_node == 1 else f"{tasks_per_node} tasks"
+        notes["gpus-per-task"] = f"{each} a node, for {tasks} on each"
         return each
     return 0
 

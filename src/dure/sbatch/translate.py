@@ -25,7 +25,7 @@ from dure.sbatch.wrapped import Batch, variables, wrap
 from dure.text import ENV_NAME, NAME, shown
 
 NAME_MAX: Final = 63
-_UNFIT: Final = re.compile(r"[^A-Za-z0-9가-힣._()+-]+")
+_UNFIT: Final = re.compile(r"[^A-Za-z0-9가-힣 ._()+-]+")
 _GPU_OPTIONS: Final = ("gpus-per-node", "gres", "gpus", "gpus-per-task")
 _BY_DEFAULT: Final = "by default"
 _HARDNESS: Final = (Verdict.KEPT, Verdict.TRANSLATED, Verdict.PINNED, Verdict.LOST)
@@ -209,7 +209,7 @@ def _shape(sheet: _Sheet, place: Place) -> Shape:
         sheet.say(option, translated(note))
     if (text := sheet.chosen.value("gres")) is not None:
         others = values.gres(text).others
-        what = f"{', '.join(others)}: of what a site lists, only GPUs are known here"
+        what = f"{', '.join(others)} is left out, since of such only GPUs are known here"
         sheet.say("gres", lost(what) if others else kept())
     if not form.asks_for_gpus:
         sheet.default(
