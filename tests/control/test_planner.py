@@ -98,7 +98,7 @@ def test_a_board_is_kept_while_jobs_come_and_go(nation: Nation, site: Site, plan
     assert planner.kept >= 20
 
 
-@pytest.mark.parametrize("step", ["commit", "keep_reasons"])
+@pytest.mark.parametrize("step", ["commit", "foresee"])
 def test_what_a_broken_cycle_had_planned_is_planned_again(
     nation: Nation, site: Site, planner: Compared, monkeypatch: pytest.MonkeyPatch, step: str
 ):
@@ -137,7 +137,7 @@ def test_the_loop_begins_anew_after_a_cycle_that_broke(
 
     loop = ControlLoop(nation.control, lambda: KOREA, lambda: nation.now_ms, after)
     with monkeypatch.context() as patch:
-        patch.setattr(cycle, "keep_reasons", None)
+        patch.setattr(cycle, "foresee", None)
         loop.run()
     assert reports == [(True, True)]
 

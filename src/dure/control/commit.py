@@ -12,7 +12,7 @@ from dure.allocations import Allocation, BudgetUnit
 from dure.control.loans import Loans, Terms
 from dure.control.snapshot import Moment
 from dure.control.transition import call_back, conclude
-from dure.errors import RefusedError
+from dure.errors import Reason, RefusedError
 from dure.jobs import occupied_ms
 from dure.life import Event, State, step
 from dure.scheduling.world import Placement, Recall, Wait
@@ -150,18 +150,19 @@ def _open(
 def keep_reasons(connection: Connection, waits: Sequence[Wait], now_ms: int) -> None:
     """Keep why tasks wait; a new kind of reason is also an event."""
     kept = jobs.queued_reasons(connection, [wait.task_id for wait in waits])
-    for wait in waits:
-        if wait.task_id not in kept or kept[wait.task_id] == wait.reason:
-            continue
-        before = kept[wait.task_id]
-        jobs.set_reason(connection, wait.task_id, wait.reason)
-        if before is None or before.code != wait.reason.code:
-            task = jobs.task(connection, wait.task_id)
-            happening = Happening(
-                project=task.project,
-                job=task.job,
-                reason=wait.reason,
-                task=task.id,
-                state=task.state,
-            )
-            events.write(connection, happening, now_ms)
+    new = {
+        wait.task_id: wait.reason
+        for wait in waits
+        if wait.task_id in kept and kept[wait.task_id] != wait.reason
+    }
+    jobs.set_reasons(connection, new)
+    turned = [id_ for id_, reason in new.items() if _code(kept[id_]) != reason.code]
+    for task in sorted(jobs.tasks_by_id(connection, turned), key=lambda task: task.id):
+        happening = Happening(
+            project=task.project, job=task.job, reason=new[task.id], task=task.id, state=task.state
+        )
+        events.write(connection, happening, now_ms)
+
+
+def _code(reason: Reason | None) -> str | None:
+    return None if reason is None else reason.code

@@ -37,6 +37,8 @@ from dure.store.jobs import Task
 from dure.units import MS_PER_S
 
 BATCH: Final = 200
+REASONS_BATCH: Final = 5_000
+"""Most of them are as they were, and cost little."""
 T = TypeVar("T")
 
 
@@ -144,8 +146,10 @@ def tick(control: Control, scenario: Scenario, now_ms: int) -> Report:
     overdue = _end_what_is_over(database, moment)
     # 7 report: why what waits does so, when it will start, and what this cycle did
     foresee(database, world, plan, moment)
-    with database.write() as connection:
-        keep_reasons(connection, plan.waits, now_ms)
+    for waits in _batches(plan.waits, REASONS_BATCH):
+        with database.write() as connection:
+            keep_reasons(connection, waits, now_ms)
+    with database.read() as connection:
         counts = jobs.state_counts(connection)
     return Report(
         now_ms=now_ms,
@@ -161,10 +165,10 @@ def tick(control: Control, scenario: Scenario, now_ms: int) -> Report:
     )
 
 
-def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
+def _batches(items: Sequence[T], most: int = BATCH) -> Iterator[Sequence[T]]:
     """Pieces small enough that nobody waits long for the database's one write lock."""
-    for start in range(0, len(items), BATCH):
-        yield items[start : start + BATCH]
+    for start in range(0, len(items), most):
+        yield items[start : start + most]
 
 
 def _hear(connection: Connection, moment: Moment) -> dict[str, Heard]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from heapq import merge
 from itertools import islice
 from typing import Final, NamedTuple
 
-from sqlalchemy import Connection, Row, Select, and_, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, and_, bindparam, func, insert, select, update
 
 from dure import codec
 from dure.errors import Reason
@@ -151,13 +151,18 @@ def count_recall(connection: Connection, task: int) -> None:
     connection.execute(update(tasks).where(tasks.c.id == task).values(recalls=tasks.c.recalls + 1))
 
 
-def set_reason(connection: Connection, task: int, reason: Reason) -> None:
-    """Keep why a task waits."""
-    connection.execute(
-        update(tasks)
-        .where(tasks.c.id == task)
-        .values(reason_code=reason.code, reason=reason.sentence)
-    )
+def set_reasons(connection: Connection, reasons: Mapping[int, Reason]) -> None:
+    """Keep why tasks wait, by task."""
+    if reasons:
+        connection.execute(
+            update(tasks)
+            .where(tasks.c.id == bindparam("task"))
+            .values(reason_code=bindparam("code"), reason=bindparam("sentence")),
+            [
+                {"task": task, "code": reason.code, "sentence": reason.sentence}
+                for task, reason in reasons.items()
+            ],
+        )
 
 
 def refresh_state(connection: Connection, job: int, now_ms: int) -> State:
