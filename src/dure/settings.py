@@ -33,7 +33,8 @@ class Settings:
     """How many queued tasks one cycle looks at."""
     foresee_every_s: float = 15.0
     """Between two looks ahead for start estimates, which run the whole queue forward: a look costs
-    as much as many cycles, and people do not read estimates more often."""
+    as much as many cycles, and people do not read estimates more often. After one that takes long
+    the loop rests from looking ten times as long."""
     database: str = ""
     """Where a PostgreSQL is, `postgresql://USER@HOST/NAME`; empty: SQLite, in the data folder. The
     environment's DURE_DATABASE goes before. A password is better kept in a file (PGPASSFILE)."""

@@ -101,6 +101,7 @@ def test_bad_rows_are_counted_and_shown_with_file_and_line(dure, folder):
         (["trace", "trace", "--format", "x"], "right is one of auto, dure"),
         (["trace", "trace", "--set", "recall_max=1"], "known are recall_s, recalls_max"),
         (["trace", "trace", "--set", "recalls_max=-1"], "right is 0 to 1000000000"),
+        (["trace", "trace", "--set", "half_life_s=0"], "half_life_s is 0; it must be from 1 to"),
         (["trace", "trace", "--set", "recalls_max"], "right is 0 to 1000000000"),
         (["trace", "trace", "--policy", "fifo", "--set", "recalls_max=1"], "--policy dure only"),
         (["trace", "trace", "--predictions", "none.csv"], "There is no file"),

@@ -86,15 +86,16 @@ class Memory:
         self._history = _History()
         self._outcomes = _Outcomes()
         self.asked = Requests()
-        self._looked_ms: int | None = None
+        self._rests_ms = (0, 0)
 
-    def is_due(self, now_ms: int, every_ms: int) -> bool:
-        """Whether to look ahead now; if so, not again for so long."""
-        looked_ms = self._looked_ms
-        if looked_ms is not None and looked_ms <= now_ms < looked_ms + every_ms:
-            return False
-        self._looked_ms = now_ms
-        return True
+    def is_due(self, now_ms: int) -> bool:
+        """Whether to look ahead now; also where the clock was set back."""
+        looked_ms, until_ms = self._rests_ms
+        return not looked_ms <= now_ms < until_ms
+
+    def rests(self, now_ms: int, for_ms: int) -> None:
+        """Not to look ahead again for so long."""
+        self._rests_ms = (now_ms, now_ms + for_ms)
 
     def known(
         self, connection: Connection, scenario: Scenario, tuning: Tuning, now_ms: int

@@ -4,6 +4,7 @@ whoever asks has only to read.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -19,17 +20,21 @@ HEADS_MAX: Final = 200
 """Of so many jobs the first task that waits is looked for: those further back would start too far
 ahead for the answer to hold."""
 
+REST: Final = 10
+"""So many times what a look took, the loop does other things before it looks again."""
+
 
 def foresee(database: Database, world: World, plan: Plan, moment: Moment) -> None:
     """Look ahead from the world that was planned for, where it is time to, and keep what is seen.
 
     Only what is written holds the database's lock; the run forward does not.
     """
-    every_ms = round(moment.settings.foresee_every_s * MS_PER_S)
-    heads = heads_of(world.requests, plan)
-    if not heads or not moment.memory.is_due(moment.now_ms, every_ms):
+    if not moment.memory.is_due(moment.now_ms) or not (heads := heads_of(world.requests, plan)):
         return
+    began_s = time.perf_counter()
     found = foreseen_starts(world, heads)
+    rest_s = max(moment.settings.foresee_every_s, REST * (time.perf_counter() - began_s))
+    moment.memory.rests(moment.now_ms, round(rest_s * MS_PER_S))
     with database.write() as connection:
         foresight = moment.known(connection).foresight
         foreseen = {

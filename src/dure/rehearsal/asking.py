@@ -24,7 +24,7 @@ from dure.rehearsal.scenario import Rehearsal
 from dure.rehearsal.submissions import Generated, jobs_expected
 from dure.rehearsal.traces import Format, Trace, Within, read
 from dure.rehearsal.traces.trace import TraceJob
-from dure.scheduling.tuning import Tuning
+from dure.scheduling.tuning import DIAL_MAX, Tuning
 from dure.text import shown
 from dure.units import INSTANT_MS_MAX
 
@@ -37,7 +37,6 @@ FORESIGHTS: Final = (Foresight.TRUE.value, Foresight.LEARNED.value)
 
 _PREDICTED: Final = frozenset({Baseline.QSSF, Baseline.BEST_EFFORT_QSSF, Baseline.EASY_PREDICTED})
 _DIALS: Final = tuple(dial.name for dial in fields(Tuning))
-_DIAL_MAX: Final = 10**9
 
 
 @dataclass(slots=True)
@@ -252,18 +251,21 @@ def turned(tuning: Tuning, settings: Sequence[str]) -> Tuning:
     """The scheduler's dials after settings such as `recalls_max=5`.
 
     Raises:
-        RefusedError: `bad-input`: there is no such dial, or its value is no whole number.
+        RefusedError: `bad-input`: there is no such dial, or its value is none that it can have.
     """
     for setting in settings:
         key, _, value = setting.partition("=")
         if key not in _DIALS:
             known = ", ".join(_DIALS)
             raise RefusedError("bad-input", f"--set {shown(key)}: no such dial; known are {known}.")
-        if not value.isdecimal() or not value.isascii() or int(value[:11]) > _DIAL_MAX:
+        if not value.isdecimal() or not value.isascii() or int(value[:11]) > DIAL_MAX:
             raise RefusedError(
-                "bad-input", f"--set {key} is {shown(value)}; right is 0 to {_DIAL_MAX}."
+                "bad-input", f"--set {key} is {shown(value)}; right is 0 to {DIAL_MAX}."
             )
-        tuning = replace(tuning, **{key: int(value)})
+        try:
+            tuning = replace(tuning, **{key: int(value)})
+        except ValueError as wrong:
+            raise RefusedError("bad-input", f"--set {wrong}.") from None
     return tuning
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Final
+
+DIAL_MAX: Final = 10**9
+"""Of any dial; in seconds that is 32 years."""
+_LEAST: Final = {"half_life_s": 1, "rank_period_s": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,7 +17,8 @@ class Tuning:
     recall_s: int = 60
     """What a recall takes at most where a job names no grace of its own."""
     recalls_max: int = 3
-    """After so many recalls a task goes last: it is called back again only where no other will do."""
+    """After so many recalls a task goes last: it is called back again only where no other will
+    do."""
     min_runtime_s: int = 600
     """How long a borrower runs before it can be called back."""
     half_life_s: int = 7 * 24 * 3_600
@@ -32,3 +38,9 @@ class Tuning:
     somebody called back from what it is promised."""
     checkpoint_age_s: int = 1_800
     """How old a checkpoint usually is (the median): what tells of none counts as that old."""
+
+    def __post_init__(self) -> None:
+        for dial in fields(self):
+            value, least = getattr(self, dial.name), _LEAST.get(dial.name, 0)
+            if not least <= value <= DIAL_MAX:
+                raise ValueError(f"{dial.name} is {value}; it must be from {least} to {DIAL_MAX}")
