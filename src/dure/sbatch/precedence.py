@@ -13,6 +13,7 @@ from dure.sbatch.options import Given
 
 _ONE_OF: Final = (
     frozenset({"mem", "mem-per-cpu", "mem-per-gpu"}),
+    frozenset({"gres", "gpus-per-node"}),
     frozenset({"requeue", "no-requeue"}),
     frozenset({"partition", "pool"}),
     frozenset({"chdir", "workdir", "no-workdir"}),

@@ -357,7 +357,7 @@ def _pattern(sheet: _Sheet, option: str) -> str | None:
         sheet.said[option] = translated(f"{path} in the job's folder; {_LOG.partition(';')[0]}")
     else:
         sheet.said[option] = kept(_LOG if option == "output" else "in the job's folder")
-    if not path:
+    if not path or path.endswith("/"):
         raise ValueError(f"{option} {shown(text)} is a folder; name a file")
     return path
 
