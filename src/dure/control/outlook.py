@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from dure.control.snapshot import Moment
@@ -20,6 +21,9 @@ HEADS_MAX: Final = 200
 """Of so many jobs the first task that waits is looked for: those further back would start too far
 ahead for the answer to hold."""
 
+QUEUE_MAX: Final = 5_000
+"""So much of the queue is run forward: those behind go before few of the heads, and `foresight`
+learns what that makes of the estimates."""
 REST: Final = 10
 """So many times what a look took, the loop does other things before it looks again."""
 
@@ -32,7 +36,7 @@ def foresee(database: Database, world: World, plan: Plan, moment: Moment) -> Non
     if not moment.memory.is_due(moment.now_ms) or not (heads := heads_of(world.requests, plan)):
         return
     began_s = time.perf_counter()
-    found = foreseen_starts(world, heads)
+    found = foreseen_starts(replace(world, requests=world.requests[:QUEUE_MAX]), heads)
     rest_s = max(moment.settings.foresee_every_s, REST * (time.perf_counter() - began_s))
     moment.memory.rests(moment.now_ms, round(rest_s * MS_PER_S))
     with database.write() as connection:
