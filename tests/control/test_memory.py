@@ -7,11 +7,14 @@ from dataclasses import replace
 import pytest
 
 from dure.allocations import Allocation, AllocationKind, Organisation, OrganisationKind, Project
-from dure.control import memory
+from dure.control import memory, requests
 from dure.control.memory import Known, Memory
+from dure.control.snapshot import asked_by, request
 from dure.engines import EngineEnd
 from dure.jobs import Checkpoint
+from dure.scheduling.world import Request
 from dure.shares import ShareKind, path
+from dure.store import jobs
 from nation import DAY_MS, KOREA, SETTINGS, Nation, Site, spec, submit
 
 
@@ -141,6 +144,37 @@ def test_a_run_time_is_foretold_when_its_job_is_submitted(nation: Nation, site: 
     assert restarted.foretold == after.foretold
     assert restarted.estimator.error() == after.estimator.error()
     assert restarted.usage == after.usage
+
+
+def test_a_task_that_still_waits_is_not_read_again(nation: Nation, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(requests, "KEPT_MIN", 0)
+    lab = nation.lab()
+    first, *others = submit(lab, *(spec(name=f"train-{n}") for n in range(5)))
+    kept, read = requests.Requests(), []
+
+    def waiting() -> list[int]:
+        found = known(nation)
+
+        def reads(task: jobs.Task) -> Request:
+            read.append(task.id)
+            return request(asked_by(task), found)
+
+        with nation.database.read() as connection:
+            queue = jobs.queue(connection, nation.now_ms, 100)
+            return [one.job_id for one in kept.of(connection, queue, reads, found.leaf)]
+
+    assert waiting() == waiting() == [1, 2, 3, 4, 5]
+    assert sorted(read) == [1, 2, 3, 4, 5]
+    lab.cancel(first)
+    submit(lab, spec(name="more"))
+    assert waiting() == [2, 3, 4, 5, 6]
+    assert sorted(read) == [1, 2, 3, 4, 5, 6]
+    for job in others:
+        lab.cancel(job)
+    assert waiting() == [6]
+    capacity(nation, "rack", gpus=64, days=10)  # a new tree, and the same share in it
+    assert waiting() == [6]
+    assert len(read) == 6
 
 
 def test_what_never_ran_is_forgotten(nation: Nation, monkeypatch: pytest.MonkeyPatch):

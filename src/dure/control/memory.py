@@ -85,7 +85,8 @@ class Memory:
         self._tree = _Tree()
         self._history = _History()
         self._outcomes = _Outcomes()
-        self.asked = Requests()
+        self.waiting = Requests()
+        self.running = Requests()
         self._rests_ms = (0, 0)
 
     def is_due(self, now_ms: int) -> bool:

@@ -19,7 +19,7 @@ KEPT_MIN: Final = 10_000
 
 
 class Requests:
-    """The requests of tasks that wait or run; threads may share it."""
+    """The requests of tasks that wait, or of those that run; threads may share it."""
 
     def __init__(self) -> None:
         self._lock = Lock()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -21,7 +21,7 @@ from dure.scheduling.world import NEVER_MS, AllocationState, Occupation, PoolSta
 from dure.settings import Settings
 from dure.store import attempts, jobs, ledger, sites
 from dure.store.attempts import Attempt
-from dure.store.jobs import Brief, Task
+from dure.store.jobs import Task
 from dure.store.sites import Site
 from dure.units import MS_PER_S
 
@@ -61,16 +61,11 @@ def snapshot(connection: Connection, moment: Moment) -> World:
 def queue(connection: Connection, moment: Moment, known: Known) -> tuple[Request, ...]:
     """The head of the queue, as the scheduler sees it."""
     waiting = jobs.queue(connection, moment.now_ms, moment.settings.queue_depth)
-    return _requests(connection, moment, known, waiting)
+    return moment.memory.waiting.of(connection, waiting, _reader(known), known.leaf)
 
 
-def _requests(
-    connection: Connection, moment: Moment, known: Known, briefs: Sequence[Brief]
-) -> tuple[Request, ...]:
-    def read(task: Task) -> Request:
-        return request(asked_by(task), known)
-
-    return moment.memory.asked.of(connection, briefs, read, known.leaf)
+def _reader(known: Known) -> Callable[[Task], Request]:
+    return lambda task: request(asked_by(task), known)
 
 
 def plan_only(
@@ -244,9 +239,9 @@ def _offline(pool: Pool, node: int, slots: int) -> Occupation:
 
 def _occupations(connection: Connection, moment: Moment, known: Known) -> tuple[Occupation, ...]:
     """What open attempts hold."""
-    requests = {
-        one.task_id: one for one in _requests(connection, moment, known, jobs.live(connection))
-    }
+    live = jobs.live(connection)
+    found = moment.memory.running.of(connection, live, _reader(known), known.leaf)
+    requests = {one.task_id: one for one in found}
     return tuple(
         _occupation(attempt, requests[attempt.task], known, moment.now_ms)
         for attempt in attempts.open_attempts(connection)

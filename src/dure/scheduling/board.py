@@ -2,8 +2,8 @@
 
 A board is built from a world and then brought up to each next one, so that a cycle costs what has
 changed. Built anew or brought up, it holds the same; only what the scheduler itself remembers (who
-is owed nodes that borrowers are leaving) a new board has to find out again, and does: who has
-notice already leaves first.
+is owed nodes that borrowers are leaving, and ranks of fair share until they are renewed) a new
+board has to find out again, and does: who has notice already leaves first.
 
 Nodes kept for blocked heads are reckoned anew with each world: ends move, as starts do.
 """
