@@ -78,10 +78,10 @@ def _fresh_database(file: Path) -> Database:
 class Nation:
     """Korea's scenario on a fresh database at noon of 2026-11-23; `database`: on this one."""
 
-    def __init__(self, folder: Path, database: Database | None = None) -> None:
+    def __init__(self, folder: Path, database: Database | None = None, first_id: int = 1) -> None:
         self.now_ms = int(NOON)
         self.folder = folder
-        self._ids = count(1)
+        self._ids = count(first_id)
         self.database = database or _fresh_database(folder / "dure.sqlite")
         self.wakes = 0
         self.service = Service(
@@ -107,7 +107,7 @@ class Nation:
         self.http.__enter__()  # one event loop for all requests, not one for each
         tokens: list[str] = []
         access.first_administrator(self.service, tokens.append)
-        self.admin_token = tokens[0]
+        self.admin_token = tokens[0] if tokens else ""  # a restored nation has its administrators
         self.admin = self.client(self.admin_token)
 
     def _woken(self) -> None:

@@ -27,12 +27,12 @@ from dure.scenario import LocalCluster, Scenario, to_json
 from dure.scheduling.tuning import Tuning
 from dure.server import ADMIN_TOKEN, write_private
 from dure.settings import Settings
+from dure.store.where import SETTINGS
 
 HOST: Final = "127.0.0.1"
 START_S_MAX: Final = 30.0
 STOP_S_MAX: Final = 8.0
 RESTART_S_MAX: Final = 10.0
-SETTINGS: Final = "settings.json"
 
 LOCAL_SETTINGS: Final = Settings(
     cycle_s=0.5,

@@ -52,6 +52,8 @@ LINES = {"logs"}
 ELSEWHERE = {
     "demo": "starts a federation; tests/demo reads its JSON",
     "up": "runs until Ctrl-C and takes no --output",
+    "backup": "reads no API; tests/store/test_backup.py reads its JSON",
+    "restore": "reads no API; tests/store/test_backup.py reads its JSON",
     "serve": "runs until Ctrl-C and takes no --output",
     "sbatch": "reads its words itself; tests/sbatch reads its --json",
     "squeue": "tests/cli/test_cli_slurm.py reads its --json",

@@ -116,7 +116,8 @@ def reverse(
 def audit(
     ctx: typer.Context,
     data: Annotated[
-        Path | None, typer.Option(help="Read DIR/dure.sqlite, offline.", metavar="DIR")
+        Path | None,
+        typer.Option(help="Read the database of a data folder, offline.", metavar="DIR"),
     ] = None,
     file: Annotated[Path | None, typer.Option(help="Read an export: one journal a line.")] = None,
     anchor: Annotated[
@@ -136,7 +137,7 @@ def audit(
         )
     known = _anchor(anchor)
     if data is not None:
-        found = _audit_database(shell.folder / data / "dure.sqlite", known)
+        found = _audit_database(shell.folder / data, known)
     elif file is not None:
         found = _audit_export(shell.folder / file, known)
     else:
@@ -183,22 +184,20 @@ def _audit_online(shell: Shell, anchor: Anchor | None, export: Path | None) -> A
     return found
 
 
-def _audit_database(path: Path, anchor: Anchor | None) -> Audit:
+def _audit_database(data: Path, anchor: Anchor | None) -> Audit:
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 (heavy, and only here)
 
     from dure.store import ledger  # noqa: PLC0415
-    from dure.store.database import Database  # noqa: PLC0415
+    from dure.store.where import existing  # noqa: PLC0415
 
-    if not path.is_file():  # opening it would create it
-        raise RefusedError("bad-input", f"There is no {path}; --data names the data folder.")
-    database = Database(path)
-    try:
-        with database.read() as connection:
-            return ledger.audit(connection, anchor)
-    except SQLAlchemyError:
-        raise RefusedError("bad-input", f"{path} is not a database of Dure's.") from None
-    finally:
-        database.close()
+    with existing(data) as database:
+        try:
+            with database.read() as connection:
+                return ledger.audit(connection, anchor)
+        except SQLAlchemyError:
+            raise RefusedError(
+                "bad-input", f"{database.name} is not a database of Dure's."
+            ) from None
 
 
 def _audit_export(path: Path, anchor: Anchor | None) -> Audit:

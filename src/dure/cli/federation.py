@@ -1,4 +1,6 @@
-"""`dure serve` (a control plane), `dure up` (a federation on this machine) and `dure demo`."""
+"""`dure serve` (a control plane), `dure up` (a federation on this machine), `dure demo`, and the
+backups of what they keep.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dure.cli.backup import backup, restore
 from dure.cli.demo import demo
 from dure.cli.render import console, line
 from dure.cli.shell import shell_of
@@ -18,7 +21,6 @@ from dure.cli.shell import shell_of
 if TYPE_CHECKING:
     from dure.federation import Played
     from dure.scenario import Scenario
-    from dure.settings import Settings
 
 PORT = 8470
 
@@ -32,6 +34,8 @@ def register(app: typer.Typer) -> None:
     app.command("demo")(demo)
     app.command("up")(up)
     app.command("serve")(serve)
+    app.command("backup")(backup)
+    app.command("restore")(restore)
 
 
 def serve(
@@ -44,11 +48,12 @@ def serve(
 ) -> None:
     """Run a control plane: API, control loop, database. Put TLS in front of it."""
     from dure.server import ServerConfig, serve as run  # noqa: I001, PLC0415 (as below: quick help)
+    from dure.store.where import settings_of  # noqa: PLC0415
 
     _log_to_stderr()
     loaded = None if scenario is None else _scenario(scenario)
     config = ServerConfig(
-        data=data, host=host, port=port, scenario=loaded, settings=_settings(data)
+        data=data, host=host, port=port, scenario=loaded, settings=settings_of(data)
     )
     run(config)
 
@@ -109,15 +114,6 @@ def _scenario(name: str) -> Scenario:
     if name.endswith(".json"):
         return scenarios.from_json(Path(name).read_text())
     return scenarios.load(scenarios.find(name))
-
-
-def _settings(data: Path) -> Settings:
-    from dure import codec  # noqa: PLC0415
-    from dure.federation import SETTINGS  # noqa: PLC0415
-    from dure.settings import Settings  # noqa: PLC0415
-
-    file = data / SETTINGS
-    return codec.decode(Settings, file.read_bytes(), what=SETTINGS) if file.exists() else Settings()
 
 
 def _log_to_stderr() -> None:

@@ -11,6 +11,7 @@ from typing import Final
 from sqlalchemy import URL
 from sqlalchemy.exc import OperationalError
 
+from dure import codec
 from dure.errors import RefusedError
 from dure.settings import Settings
 from dure.store import postgresql
@@ -18,7 +19,18 @@ from dure.store.database import Database
 from dure.store.limits import Limits
 
 DATABASE: Final = "dure.sqlite"
+SETTINGS: Final = "settings.json"
 VARIABLE: Final = "DURE_DATABASE"
+
+
+def settings_of(data: Path) -> Settings:
+    """The settings that a data folder holds; the defaults where it holds none.
+
+    Raises:
+        RefusedError: they are not of the form expected.
+    """
+    file = data / SETTINGS
+    return codec.decode(Settings, file.read_bytes(), what=SETTINGS) if file.exists() else Settings()
 
 
 def where(data: Path, settings: Settings) -> Path | URL:
@@ -61,3 +73,18 @@ def _require_answer(database: Database) -> None:
         raise RefusedError(
             "no-database", f"{database.name} cannot be used: {said}", status=503
         ) from None
+
+
+@contextmanager
+def existing(data: Path) -> Iterator[Database]:
+    """The database of a data folder by its own settings, closed at the end; none is created.
+
+    Raises:
+        RefusedError: as `opened`, or there is none.
+    """
+    settings = settings_of(data)
+    at = where(data, settings)
+    if isinstance(at, Path) and not at.is_file():
+        raise RefusedError("bad-input", f"There is no {at}; --data names the data folder.")
+    with opened(data, settings) as database:
+        yield database
