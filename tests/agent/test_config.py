@@ -7,6 +7,7 @@ import pytest
 from dure.agent.__main__ import main
 from dure.agent.config import ConfigError, load_config, read_token
 from dure.engines.local import Devices, LocalPool
+from dure.engines.slurm import SlurmPool, SlurmSite
 
 TOML = """
 cluster_id = "nhn-gwangju"
@@ -61,7 +62,11 @@ def test_toml_and_json_say_the_same(write):
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ('engine = "local"', 'engine = "slurm"', "engine is 'slurm'"),
+        ('engine = "local"', 'engine = "lsf"', "engine is 'lsf'; it must be one of 'local', 'sl"),
+        ('engine = "local"', "engine = 1", "engine is None; it must be one of"),
+        ('engine = "local"', "", "engine is missing"),
+        ('engine = "local"', 'engine = "slurm"', r"pools\[0\].nodes is not a field"),
+        ('engine = "local"', 'engine = "local"\ninterval_s = 601', "interval_s is 601"),
         ("nodes = 2", 'nodes = "2"', "it must be a valid integer"),
         ("nodes = 2", "nodes = 0", "nodes of pool h200 is 0"),
         ("nodes = 2", "nodes = 2\nname = 1", "name is not a field"),
@@ -78,6 +83,72 @@ def test_what_is_wrong_is_one_sentence_and_exit_code_2(write, capsys, old, new, 
         load_config(path)
     assert main(["--config", str(path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+SLURM = """
+cluster_id = "nhn-national"
+url = "https://dure.example.kr"
+token_file = "token"
+root = "/shared/dure"
+interval_s = 120
+
+[engine]
+type = "slurm"
+slurm_conf = "/etc/slurm/slurm.conf"
+account = "national"
+accounts = { climate = "natl-climate" }
+
+[[pools]]
+pool_id = "nhn-b200"
+partition = "gpu"
+gpu_type = "b200"
+cpus_per_gpu = 16
+"""
+
+
+def test_a_slurm_site_is_read(write):
+    config = load_config(write(SLURM))
+    assert config.interval_s == 120
+    assert config.engine == SlurmSite(
+        type="slurm",
+        slurm_conf="/etc/slurm/slurm.conf",
+        account="national",
+        accounts={"climate": "natl-climate"},
+    )
+    assert config.pools == (
+        SlurmPool(pool_id="nhn-b200", partition="gpu", gpu_type="b200", cpus_per_gpu=16),
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ('partition = "gpu"', "", r"pools\[0\].partition is missing"),
+        (
+            'partition = "gpu"',
+            'partition = "gpu,cpu"',
+            "partition of pool nhn-b200 'gpu,cpu' is no",
+        ),
+        ('gpu_type = "b200"', 'gpu_type = "b200\\n"', "gpu_type of pool nhn-b200 'b200"),
+        ("cpus_per_gpu = 16", "cpus_per_gpu = 0", "cpus_per_gpu of pool nhn-b200 is 0"),
+        ('"natl-climate"', '"a b"', "account of project climate 'a b' is not a name of Slurm's"),
+        ('"/etc/slurm/slurm.conf"', '"slurm.conf"', "slurm_conf 'slurm.conf' must be an absolute"),
+        ('type = "slurm"', 'type = "slurm"\nsettle_s = 5', "settle_s is 5; it must be from 6"),
+        ('type = "slurm"', 'type = "slurm"\nsocket = 5', "engine.socket is not a field"),
+    ],
+)
+def test_what_is_wrong_of_a_slurm_site_is_one_sentence(write, old, new, sentence):
+    assert old in SLURM
+    with pytest.raises(ConfigError, match=sentence):
+        load_config(write(SLURM.replace(old, new)))
+
+
+def test_a_site_without_slurm_is_told_so(write, tmp_path, capsys):
+    write("dure-abc", "token").chmod(0o600)
+    text = SLURM.replace('"/shared/dure"', '"state"')
+    text = text.replace('type = "slurm"', 'type = "slurm"\nbin_dir = "/nowhere"')
+    assert main(["--config", str(write(text))]) == 2
+    assert "sinfo cannot be run" in capsys.readouterr().err
 
 
 def test_a_token_that_others_can_read_is_refused(write, tmp_path):

@@ -19,11 +19,10 @@ from pathlib import Path
 
 import structlog
 
-from dure.agent.config import AgentConfig, ConfigError, load_config, read_token
+from dure.agent.config import AgentConfig, ConfigError, load_config, open_engine, read_token
 from dure.agent.loop import Agent, Site
 from dure.agent.uplink import HttpUplink
-from dure.engines import EngineError
-from dure.engines.local import LocalEngine
+from dure.engines import Engine, EngineError
 
 _THREADS = 8
 
@@ -39,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         config = load_config(options.config)
         token = read_token(here / config.token_file)
         root = _make_private(here / config.root)
-        engine = LocalEngine(root / "engine", config.pools)
+        engine = open_engine(config, root / "engine")
     except (ConfigError, EngineError, OSError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -56,13 +55,14 @@ def _make_private(root: Path) -> Path:
     return root
 
 
-def _run(config: AgentConfig, root: Path, engine: LocalEngine, token: str) -> None:
+def _run(config: AgentConfig, root: Path, engine: Engine, token: str) -> None:
     uplink = HttpUplink(config.url, token)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="dure-agent") as executor:
         agent = Agent(
             Site(
                 cluster_id=config.cluster_id,
-                engine_name=config.engine,
+                engine_name=config.engine.type,
+                interval_s=config.interval_s,
                 engine=engine,
                 uplink=uplink,
                 root=root,

@@ -59,6 +59,8 @@ class Site:
 
     cluster_id: str
     engine_name: str
+    interval_s: float = 0.0
+    """The site's floor under the time between two rounds."""
     engine: Engine
     uplink: Uplink
     root: Path
@@ -133,7 +135,8 @@ class Agent:
         self._extend(self._reply)
         self.act()
         self._push_logs()
-        return min(max(reply.interval_s, INTERVAL_MIN_S), INTERVAL_MAX_S)
+        asked_s = min(max(reply.interval_s, INTERVAL_MIN_S), INTERVAL_MAX_S)
+        return max(asked_s, self._site.interval_s)
 
     def act(self) -> None:
         """Does what follows from the last sync, while its lease lasts and the engine answers."""
@@ -159,7 +162,7 @@ class Agent:
         interval_s = self._reply.interval_s if self._reply else 1.0
         bound_s = min(BACKOFF_MAX_S, self._reply.lease_s / 4) if self._reply else BACKOFF_MAX_S
         full_s = min(bound_s, max(interval_s, INTERVAL_MIN_S) * 2.0 ** min(self._failed_syncs, 16))
-        return full_s * self._site.dice.uniform(0.5, 1.0)
+        return max(full_s * self._site.dice.uniform(0.5, 1.0), self._site.interval_s)
 
     def _observe(self) -> None:
         try:

@@ -21,7 +21,7 @@ QUEUE_FORMAT: Final = "%A|%T|%V|%S|%e|%k|%j"
 """squeue(1): job id, state, submitted, started, ends, comment, name; instants as SLURM_TIME_FORMAT
 says, here in seconds."""
 
-RUNS_FORMAT: Final = "JobIDRaw,Submit,Start,End,State,ExitCode,JobName"
+RUNS_FORMAT: Final = "JobIDRaw,Submit,Start,End,State,ExitCode,JobName,WorkDir"
 """sacct(1), one row a run: with `--duplicates` the runs before a requeue have rows of their own."""
 
 VERSION_FLOOR: Final = (22, 5)
@@ -39,6 +39,8 @@ class Run:
     ended_s: int | None
     exit_code: int | None
     name: str
+    folder: str = ""
+    """Where it was submitted to run; squeue is not asked for it."""
 
     @property
     def phase(self) -> Phase:
@@ -82,18 +84,18 @@ def read_queue(text: str, mark: str) -> tuple[Run, ...]:
         fields = line.split("|", 6)
         if len(fields) == 7 and fields[5] == mark:
             job_id, state, submitted, started, ended, _, name = fields
-            runs.append(_run((job_id, submitted, started, ended, state, "", name)))
+            runs.append(_run((job_id, submitted, started, ended, state, "", name, "")))
     return tuple(runs)
 
 
 def read_runs(text: str) -> tuple[Run, ...]:
     """The runs of an answer of sacct, in its order. Raises EngineError where one is unreadable."""
-    return tuple(_run(tuple(line.split("|", 6))) for line in text.splitlines() if line)
+    return tuple(_run(tuple(line.split("|", 7))) for line in text.splitlines() if line)
 
 
 def _run(fields: tuple[str, ...]) -> Run:
     try:
-        job_id, submitted, started, ended, state, exit_code, name = fields
+        job_id, submitted, started, ended, state, exit_code, name, folder = fields
         word = state.split()[0].rstrip("+")  # "CANCELLED by 1000"
         code = _exit_code(exit_code)
         over = word in _ENDS or word in {"REQUEUED", "RESIZING"}
@@ -105,6 +107,7 @@ def _run(fields: tuple[str, ...]) -> Run:
             ended_s=_instant(ended) if over else None,
             exit_code=code,
             name=name,
+            folder=folder,
         )
     except (ValueError, IndexError) as error:
         raise EngineError(

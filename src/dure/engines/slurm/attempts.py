@@ -127,13 +127,15 @@ class Attempt:
         if end in _BY_SLURM or run.state == "OUT_OF_MEMORY" or len(exits) < self.asked.nodes:
             return self._by_state(run, end, exits)
         first = deciding(exits)
+        if end is EngineEnd.STOPPED:  # by the site: then it may have ended before its rank knew
+            return end, first.exit_code, detail_of(exits) or _said(run)
         return first.end, first.exit_code, detail_of(exits)
 
     def _by_state(
         self, run: Run, end: EngineEnd, exits: list[RankExit]
     ) -> tuple[EngineEnd, int | None, str]:
         """The end where ranks say nothing, or not what counts."""
-        detail = f"Slurm: {run.state.lower().replace('_', ' ')}"
+        detail = _said(run)
         begun = any((self.folder / str(r) / shim.BEGUN).exists() for r in range(self.asked.nodes))
         if end is EngineEnd.ERRED and not begun and not exits and self.folder.exists():
             return EngineEnd.START_FAILED, None, ": ".join(filter(None, (detail, self._words())))
@@ -152,6 +154,10 @@ class Attempt:
         stop = self.folder / shim.STOP
         shim.write_once(stop, {"cause": shim.ASKED})
         return max(0.0, time.time() - stop.stat().st_mtime)
+
+
+def _said(run: Run) -> str:
+    return f"Slurm: {run.state.lower().replace('_', ' ')}"
 
 
 def engine_id(cluster: str, run: Run) -> str:

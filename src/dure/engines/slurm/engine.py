@@ -59,7 +59,7 @@ class _Absence:
 
 class SlurmEngine:
     """Implements `dure.engines.Engine`. One at a time drives a root folder, which the cluster's
-    nodes see at the same path.
+    nodes see at the same path. Raises EngineError where Slurm's commands are too old, or not there.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class SlurmEngine:
         self._site = site
         self._pools = {pool.pool_id: pool for pool in pools}
         self._commands = Commands(site, f"dure:{cluster_id}")
+        self._commands.check_version()
         self._folders = {name: self._root / name for name in ("attempts", "gone", "trash")}
         for folder in (self._root, *self._folders.values()):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -129,7 +130,6 @@ class SlurmEngine:
         longer has, once for all of it.
         """
         if not self._cluster:
-            self._commands.check_version()
             self._cluster = self._commands.cluster_name()
         queue = self._commands.queue()
         named = self._ours(queue)
@@ -278,7 +278,8 @@ class SlurmEngine:
         past: dict[int, list[Run]] = {}
         for run in sorted(found, key=lambda run: (run.job_id, run.submitted_s)):
             past.setdefault(run.job_id, []).append(run)
-            if (attempt := nameless.get(run.name)) is not None and attempt.asked.job_id is None:
+            attempt = self._attempts.get(run.name)
+            if attempt is not None and run.folder == str(attempt.folder):
                 attempt.become(run.job_id, run.submitted_s)
         return past
 
@@ -312,6 +313,7 @@ class SlurmEngine:
         first = next((r for r in told or () if attempt.is_job(r) and r.ended_s is not None), None)
         if first is not None:
             attempt.settle(first, self._cluster)
+            self._absent.pop(asked.attempt_id, None)
         elif run is not None and not again and (past is None or attempt.has_told(run)):
             attempt.settle(run, self._cluster)
         elif run is None and past is not None:

@@ -31,7 +31,7 @@ class Node:
 
 # sinfo(1), NODE STATE CODES: a base state, then one sign for what else is so.
 _UP: Final = frozenset({"idle", "mix", "alloc", "comp", "plnd", "resv"})
-_DOWN_SIGNS: Final = "*$@^!%~#"
+_FINE_SIGNS: Final = "-+~#"  # planned for, more to it, asleep or waking: it takes jobs
 
 _GPU: Final = re.compile(r"\Agpu(?::([A-Za-z0-9_.-]+))?:(\d+)")
 
@@ -44,11 +44,11 @@ def read_nodes(text: str) -> tuple[Node, ...]:
 def _node(line: str) -> Node:
     try:
         name, partition, state, gres, cpus, memory = line.split("|")
-        base = state.rstrip(_DOWN_SIGNS + "-+")
+        base = state.rstrip(_FINE_SIGNS)  # any other sign, `*` say, leaves what is not up
         return Node(
             name=name,
             partition=partition,
-            up=base in _UP and not state.endswith(tuple(_DOWN_SIGNS)),
+            up=base in _UP,
             kept=base == "resv",
             gpus=dict(_gpus(gres)),
             cpus=int(cpus),

@@ -17,10 +17,7 @@ _MEMORY_MIB_MAX: Final = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlurmPool:
-    """A pool as Slurm knows it: a partition's nodes that have GPUs of one type.
-
-    CPUs and memory of a job are each GPU's share of its node, unless the site says otherwise.
-    """
+    """A pool as Slurm knows it: a partition's nodes that have GPUs of one type."""
 
     pool_id: str
     partition: str
@@ -50,11 +47,7 @@ class SlurmPool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlurmSite:
-    """How this site's Slurm is reached and what it is told.
-
-    `root`, where the agent keeps attempts, must be on a file system that all nodes mount at the
-    same path.
-    """
+    """How this site's Slurm is reached and what it is told."""
 
     type: Literal["slurm"]
     slurm_conf: str | None = None
