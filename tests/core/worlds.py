@@ -113,9 +113,7 @@ def capacity(id_="cap", *, gpus=16, gpu_model="b200", days=30, **fields):
     return AllocationState(allocation=allocation, available=allocation.limit, held=0)
 
 
-def request(
-    task_id=1, *, nodes=1, gpus=1, models=(), pools=(), cpus=None, memory=None, **fields
-):
+def request(task_id=1, *, nodes=1, gpus=1, models=(), pools=(), cpus=None, memory=None, **fields):
     """A task that asks for an hour, its age given by its id; each is a job of its own."""
     values = {
         "job_id": task_id,
