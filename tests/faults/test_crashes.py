@@ -74,7 +74,8 @@ def test_every_crash_point_of_the_code_is_tried():
         for name in re.findall(r'crash_point\("([^"]+)"', path.read_text())
     }
 
-    assert named == {*CONTROL_POINTS, *RECALL_POINTS, *AGENT_POINTS}
+    slurm_points = {"slurm.before-sbatch", "slurm.after-sbatch"}  # tests/engines/test_slurm.py
+    assert named == {*CONTROL_POINTS, *RECALL_POINTS, *AGENT_POINTS, *slurm_points}
 
 
 @pytest.mark.parametrize("point", CONTROL_POINTS)
