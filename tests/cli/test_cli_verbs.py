@@ -765,7 +765,8 @@ def test_every_command_has_help(dure, capsys):
     for path, command in found:
         assert command.help, path
         runs_on = command.callback.__module__ == "dure.cli.federation" or path == ("login",)
-        slurms = path == ("sbatch",)  # its --output is Slurm's: where the job's own goes
+        # They take Slurm's options: --json for programs, and --output is where a job's own goes.
+        slurms = path[0] in {"sbatch", "squeue", "scancel", "sacct", "sinfo", "sshare"}
         options = {name for one in command.params for name in one.opts}
         assert runs_on or slurms or "--output" in options, path
     assert dure("--help").code == 0
