@@ -13,12 +13,10 @@ from nation import Nation, Site, found
 from postgres import Server
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Tests that start processes take turns, so that they have the machine's other core."""
-    for item in items:
-        if item.get_closest_marker("engine"):
-            item.add_marker(pytest.mark.xdist_group("engine"))
+    if item.get_closest_marker("engine"):
+        item.add_marker(pytest.mark.xdist_group("engine"))
 
 
 @pytest.fixture
