@@ -35,11 +35,17 @@ class Leader:
         self._term: int | None = None
         self._seen: Standing | None = None
         self._seen_s = 0.0
+        self._beaten_s = 0.0
 
     def leads(self) -> bool:
-        """Whether this process leads, or does so from now on."""
+        """Whether this process leads, or does so from now on.
+
+        Raises:
+            DeposedError: it led until now, and another does.
+        """
         if self._term is not None:
             self._seat.keep(self._term)
+            self._beat_in_silence()
             return True
         with self._plain.read() as connection:
             standing = leadership.standing(connection)
@@ -73,6 +79,14 @@ class Leader:
         _LOG.info("leads", term=term, after=standing.holder)
         return True
 
+    def _beat_in_silence(self) -> None:
+        """A leader with nothing to write beats all the same: else it would look dead, and not learn
+        that another leads.
+        """
+        if self._plain.is_shared and self._steady_s() - self._beaten_s >= self._lease_s / 4:
+            with self.database.write():
+                pass
+
     def _beat(self, connection: Connection) -> None:
         if self._term is None:
             raise DeposedError("this process does not lead")
@@ -81,6 +95,7 @@ class Leader:
         except DeposedError:
             self._step_down()
             raise
+        self._beaten_s = self._steady_s()
 
     def _step_down(self) -> None:
         self._term = self._seen = None
