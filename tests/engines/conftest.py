@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from local_bench import Bench
-from slurm_farm import Cluster, Database, missing
+from slurm_farm import Cluster, Database, farm_folder, missing
 
 from dure.engines import Phase
 
@@ -33,11 +31,8 @@ def slurm_clusters() -> Iterator[tuple[Cluster, Cluster]]:
     """Two Slurm clusters with accounting, alpha and beta, that know nothing of each other."""
     if (reason := missing()) is not None:
         pytest.skip(reason)
-    # Not pytest's own folder: MariaDB runs as another user, and a socket's path is short.
-    root = Path(tempfile.mkdtemp(prefix="dure-slurm-"))
-    root.chmod(0o755)
     with contextlib.ExitStack() as stack:
-        stack.callback(shutil.rmtree, root)
+        root = stack.enter_context(farm_folder())
         database = Database(root / "mariadb")
         stack.callback(database.stop)
         clusters = []

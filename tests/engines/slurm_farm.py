@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,8 +41,12 @@ def until(look: Callable[[], object], what: str) -> None:
 
 
 def free_ports(count: int) -> int:
-    """The first of so many free ports in a row, below the ephemeral ones."""
-    for first in range(21_000, 31_000, 50):
+    """The first of so many free ports in a row, below the ephemeral ones.
+
+    The search begins anywhere: another farm may be made on this machine at this moment.
+    """
+    begin = secrets.randbelow(200)
+    for first in (21_000 + 50 * ((begin + step) % 200) for step in range(200)):
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
             for port in range(first, first + count):
                 probe = stack.enter_context(socket.socket())
@@ -63,6 +68,30 @@ def run(*words: object, env: dict[str, str] | None = None, check: bool = True) -
     )
     assert not check or done.returncode == 0, f"{words}: {done.stderr or done.stdout}"
     return done.stdout
+
+
+@contextlib.contextmanager
+def farm_folder() -> Iterator[Path]:
+    """A folder for daemons. They are killed and it is removed at the end, also where this process
+    itself is killed: a shell of its own waits for that.
+
+    It is not one of pytest's: MariaDB runs as another user, and a socket's path is short.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="dure-slurm-"))
+    folder.chmod(0o755)
+    # By its environment, not its words: else it would be among what it kills.
+    script = 'read -r _; kill -9 $(cat "$FARM"/*/run/*.pid); pkill -9 -f "$FARM"; rm -rf "$FARM"'
+    reaper = subprocess.Popen(
+        ["/bin/sh", "-c", script],
+        env=os.environ | {"FARM": str(folder)},
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield folder
+    finally:
+        reaper.communicate(timeout=DEADLINE_S)
 
 
 class Database:
