@@ -7,7 +7,8 @@ promised a half, its operator the rest; 500 of the programme's 5,000 projects ar
 of one pool by name. The nation is full and 100,000 tasks wait, nine of ten of them the projects',
 in eight shapes and five choices of GPU models.
 
-- *pass*: 1 % of what runs has ended, every share's rank is renewed, every lane is looked at.
+- *pass*: five minutes later, what has reached its walltime has ended, and 1 % of what runs besides;
+  every share's rank is renewed, every lane is looked at.
 - *end*, *submit*: one event to its decisions.
 - *mass*: all that runs in every fifth pool ends at once.
 - *scale*: ends and submissions of tasks on one node, at 360 GPUs and at 300,000, on as many pools
@@ -36,6 +37,7 @@ SHAPES = ((1, 1), (1, 2), (1, 4), (1, 8), (2, 8), (4, 8), (16, 8), (64, 8))
 SHAPE_ODDS = (40, 15, 15, 20, 5, 3, 1.5, 0.5)
 MODELS = ((), ("h100",), ("h200",), ("b200",), ("h200", "b200"))
 MODEL_ODDS = (40, 20, 15, 15, 10)
+TUNING = Tuning(rank_period_s=300)
 WALLTIMES_H = (1, 4, 12, 24, 72)
 PROMISED_GPUS = 16
 
@@ -71,7 +73,7 @@ class Nation:
             for operator in OPERATORS
             for n, (model, per_node, nodes) in enumerate(POOLS)
         ]  # fmt: skip
-        self.stage = Stage(self.places, self._shares(), Tuning(), lambda _kind, _pool: True)
+        self.stage = Stage(self.places, self._shares(), TUNING, lambda _kind, _pool: True)
         for share, pool, gpus in self._promised():
             self.stage.promise(share, pool, gpus)
         self.scheduler = self.stage.scheduler
@@ -126,6 +128,18 @@ class Nation:
         """These have ended."""
         for task in tasks:
             self.scheduler.ended(task, self.now_ms)
+
+    def due(self) -> list[Task]:
+        """Take what has reached its walltime out of what runs."""
+        due = [task for task in self.running if task.release_ms <= self.now_ms]
+        self.running = [task for task in self.running if task.release_ms > self.now_ms]
+        return due
+
+    def pass_on(self) -> None:
+        """Five minutes later: ends, as a full pass finds them."""
+        self.now_ms += TUNING.rank_period_s * 1_000
+        self.end(self.due())
+        self.end(self.some(len(self.running) // 100))
 
     def some(self, count: int) -> list[Task]:
         """Take so many out of what runs, any."""
@@ -188,12 +202,12 @@ def full(size: Size) -> Nation:
         print(f"  {len(nation.scheduler.starts):,} placed at once in {took_s:.2f} s, "
               f"{len(nation.scheduler.starts) / took_s:,.0f}/s")  # fmt: skip
     events(nation, 5, " right after a mass start")
-    nation.now_ms += 2 * HOUR_MS
-    nation.top_up()
-    nation.decide()
-    nation.settle()
-    nation.top_up()
-    nation.decide()
+    for _ in range(6):  # the shortest reach their walltime, all that borrow their minimum runtime
+        nation.now_ms += HOUR_MS // 3
+        nation.end(nation.due())
+        nation.top_up()
+        nation.decide()
+        nation.settle()
     print(f"{nation.gpus:,} GPUs, {sum(p.nodes for p in nation.places):,} nodes, "
           f"{len(nation.running):,} tasks run, {nation.pending():,} wait in "
           f"{len(nation.scheduler.waiting()):,} demands; built in "
@@ -213,8 +227,7 @@ def passes(nation: Nation, count: int) -> None:
     """Full passes: 1 % has ended, ranks are renewed, every lane is looked at."""
     times_s, starts = [], 0
     for _ in range(count):
-        nation.now_ms += nation.scheduler.tuning.rank_period_s * 1_000
-        nation.end(nation.some(len(nation.running) // 100))
+        nation.pass_on()
         for lane in nation.stage.lanes:
             nation.scheduler.nodes_changed(lane, lane.up)
         times_s.append(nation.decide())
@@ -230,8 +243,7 @@ def fresh_passes(nation: Nation, count: int) -> None:
     """The same with all that wait taken out and put in again."""
     times_s = []
     for _ in range(count):
-        nation.now_ms += nation.scheduler.tuning.rank_period_s * 1_000
-        nation.end(nation.some(len(nation.running) // 100))
+        nation.pass_on()
         demands = nation.scheduler.waiting()
         tasks = [task for demand in demands for line in demand.lines for task in line.tasks()]
         began_s = time.perf_counter()

@@ -13,10 +13,10 @@ That keeps whole nodes whole for those who need them.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
-from operator import itemgetter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dure.scheduling.promise import Promise
@@ -28,18 +28,18 @@ Nodes = int
 Borrower = tuple[int, int, int, "Task"]
 """Spared or not, when its work was saved (negative), its age (negative), and who it is."""
 
-_BY_RELEASE: Final = itemgetter(0, 1)
-
 STALE_MAX = 64
 """Entries of a heap that may be out of date, beyond as many as are not, before it is cleaned."""
 
 
 def ordinals(nodes: Nodes) -> Iterator[int]:
     """The ordinals of a set of nodes, ascending."""
-    while nodes:
+    while nodes & (nodes - 1):
         lowest = nodes & -nodes
         yield lowest.bit_length() - 1
         nodes ^= lowest
+    if nodes:
+        yield nodes.bit_length() - 1
 
 
 def lowest(nodes: Nodes, count: int) -> Nodes:
@@ -166,6 +166,7 @@ class Lane:
         self.running = 0
         self.borrowing = 0
         self.releases: list[tuple[int, int, Task]] = []
+        """What runs here, by when it is expected to end."""
         self.telling: list[Borrower] = []
         self.silent_ones: list[Borrower] = []
         """Borrowers that may be called back and tell of their checkpoints, and those that do not:
@@ -317,7 +318,10 @@ class Lane:
         """A task runs here: its release and, if it borrows, its place among those who may have to
         go. Called again when either changes.
         """
-        self.releases.append((task.release_ms, task.serial, task))
+        if task.listed_ms != task.release_ms:
+            self.unlist(task)
+            task.listed_ms = task.release_ms
+            insort(self.releases, (task.release_ms, task.serial, task))
         if task.promise is None:
             if task.loose:
                 self._stand_by(task)
@@ -326,10 +330,12 @@ class Lane:
                 if len(self.unripe) > 2 * self.borrowing + STALE_MAX:
                     self.unripe = [entry for entry in self.unripe if self._is_unripe(entry)]
                     heapify(self.unripe)
-        if len(self.releases) > 2 * self.running + STALE_MAX:
-            self.releases = [
-                e for e in self.releases if e[2].lane is self and e[2].release_ms == e[0]
-            ]
+
+    def unlist(self, task: Task) -> None:
+        """Its release, as it was noted, is to come no more."""
+        if task.listed_ms is not None:
+            del self.releases[bisect_left(self.releases, (task.listed_ms, task.serial))]
+            task.listed_ms = None
 
     def ripen(self, started_ms: int) -> None:
         """Borrowers that started no later than that may be called back from now on."""
@@ -372,12 +378,3 @@ class Lane:
             and entry[1] == -task.saved_ms
             and entry[0] == task.spared
         )
-
-    def coming_free(self) -> Iterator[tuple[int, Task]]:
-        """What runs here, by when it is expected to end."""
-        self.releases.sort(key=_BY_RELEASE)  # nearly in order already
-        before: Task | None = None
-        for release_ms, _, task in self.releases:
-            if task.lane is self and task.release_ms == release_ms and task is not before:
-                before = task
-                yield release_ms, task

@@ -111,6 +111,7 @@ class Scheduler:
         """A task that ran runs no more, whatever the reason; its nodes are free."""
         lane, promise = task.lane, task.promise
         assert lane is not None
+        lane.unlist(task)
         lane.fasten(task)
         lane.take(task.nodes, -task.slots)
         lane.running -= 1
@@ -426,11 +427,7 @@ class Scheduler:
             self._release(keep)  # what was to end by then has not: look again
         if not task.limited and self._now_ms - task.since_ms < self._queue.patience_ms:
             return
-        found = min(
-            islice(self._sights(demand, task, turn), SHADOWS_MAX),
-            key=lambda one: (one[1].starts_ms, one[0].lane.index),
-            default=None,
-        )
+        found = self._soonest(demand, task, turn)
         if found is None:
             return
         offer, sight = found
@@ -457,24 +454,35 @@ class Scheduler:
             self._queue.remind(task, keep.until_ms)
         return True
 
-    def _sights(self, demand: Demand, task: Task, turn: Turn) -> Iterator[tuple[Offer, Shadow]]:
-        """When a blocked head could start, where it is promised something, or else anywhere, and
-        where no head that goes before it has nodes kept.
+    def _soonest(self, demand: Demand, task: Task, turn: Turn) -> tuple[Offer, Shadow] | None:
+        """Where a blocked head can start soonest, and when: among lanes where it is promised
+        something, or else any, and where no head that goes before it has nodes kept.
         """
-        for offer in task.line.promised or demand.offers:
+        best: tuple[Offer, Shadow] | None = None
+        for offer in islice(self._in_sight(demand, task, turn), SHADOWS_MAX):
             lane = offer.lane
-            if lane.head is not None and not self._goes_before(turn, lane.head):
-                continue
-            if self.gate is not None and not self.gate.admits(task, offer):
-                continue
-            sight = shadow(lane, demand.count, offer.slots, self._now_ms)
+            by_ms = None if best is None else best[1].starts_ms
+            sight = shadow(lane, demand.count, offer.slots, self._now_ms, by_ms)
             if sight is None:
                 continue
             if sight.starts_ms <= self._now_ms and (
                 lane.head is None or not lane.lends(offer.gpus, demand.borrows)
             ):
                 continue  # it is not nodes that it waits for
-            yield offer, sight
+            if best is None or (sight.starts_ms, lane.index) < (by_ms, best[0].lane.index):
+                best = offer, sight
+        return best
+
+    def _in_sight(self, demand: Demand, task: Task, turn: Turn) -> Iterator[Offer]:
+        """Where nodes may be kept for a blocked head."""
+        for offer in task.line.promised or demand.offers:
+            lane = offer.lane
+            if lane.head is not None and not self._goes_before(turn, lane.head):
+                continue
+            if lane.unowed.bit_count() < demand.count:
+                continue
+            if self.gate is None or self.gate.admits(task, offer):
+                yield offer
 
     # ---- the means -------------------------------------------------------------------------------
 

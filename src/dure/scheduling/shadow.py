@@ -27,8 +27,11 @@ class Shadow:
     next_task: Task | None
 
 
-def shadow(lane: Lane, count: int, slots: int, now_ms: int) -> Shadow | None:
-    """When that many nodes will have so many slots free; None where not so many are up.
+def shadow(
+    lane: Lane, count: int, slots: int, now_ms: int, by_ms: int | None = None
+) -> Shadow | None:
+    """When that many nodes will have so many slots free; None where not so many are up, or where
+    it would be after `by_ms`.
 
     The work grows with what must end until then, not with what runs.
     """
@@ -41,19 +44,23 @@ def shadow(lane: Lane, count: int, slots: int, now_ms: int) -> Shadow | None:
         return Shadow(now_ms, lowest(ready, count), now_ms, None)
     level: dict[int, tuple[int, int]] = {}  # free, and by when, so far
     freed: list[tuple[int, int, Task]] = []  # when, node, whose end brings it
-    for ends_ms, task in lane.coming_free():
+    for ends_ms, _, task in lane.releases:
         if len(freed) >= short and ends_ms > freed[-1][0]:
+            break
+        if by_ms is not None and ends_ms > by_ms:
             break
         at_ms = ends_ms if ends_ms > now_ms else 2 * now_ms - task.started_ms
         for node in ordinals(task.nodes & open_ & ~ready):
-            before, by_ms = level.get(node, (lane.free.of[node], 0))
-            level[node] = before + task.slots, max(at_ms, by_ms)
+            before, so_far_ms = level.get(node, (lane.free.of[node], 0))
+            level[node] = before + task.slots, max(at_ms, so_far_ms)
             if before < slots <= before + task.slots:
                 freed.append((level[node][1], node, task))
     if len(freed) < short:
         return None
     freed.sort(key=lambda one: one[:2])
     first, starts_ms = freed[0], freed[short - 1][0]
+    if by_ms is not None and starts_ms > by_ms:
+        return None
     in_time = [one for one in freed if one[0] <= starts_ms]
     latest = sorted(in_time, key=lambda one: (-one[0], one[1]))[:count]
     nodes = sum(1 << node for _, node, _ in latest)

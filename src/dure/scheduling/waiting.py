@@ -48,6 +48,7 @@ class Task:
         "late",
         "limited",
         "line",
+        "listed_ms",
         "loose",
         "nodes",
         "notice_ms",
@@ -90,6 +91,8 @@ class Task:
         self.promise: Promise | None = None
         self.started_ms = 0
         self.release_ms = 0
+        self.listed_ms: int | None = None
+        """The release that its lane has listed."""
         self.saved_ms = 0
         """When its work was last safe: its latest checkpoint, or its start."""
         self.tells = False
