@@ -12,11 +12,13 @@ in eight shapes and five choices of GPU models.
 - *end*, *submit*: one event to its decisions.
 - *mass*: all that runs in every fifth pool ends at once.
 - *scale*: ends and submissions of tasks on one node, at 360 GPUs and at 300,000, on as many pools
-  and with as many tasks waiting for each GPU.
+  and with as many tasks waiting for each GPU: their whole time by the decisions that follow. In the
+  small nation most ends lead to none, as little fits where they were.
 """
 
 from __future__ import annotations
 
+import gc
 import random
 import statistics
 import time
@@ -37,7 +39,7 @@ SHAPES = ((1, 1), (1, 2), (1, 4), (1, 8), (2, 8), (4, 8), (16, 8), (64, 8))
 SHAPE_ODDS = (40, 15, 15, 20, 5, 3, 1.5, 0.5)
 MODELS = ((), ("h100",), ("h200",), ("b200",), ("h200", "b200"))
 MODEL_ODDS = (40, 20, 15, 15, 10)
-TUNING = Tuning(rank_period_s=300)
+PASS_S = 300
 WALLTIMES_H = (1, 4, 12, 24, 72)
 PROMISED_GPUS = 16
 
@@ -63,7 +65,7 @@ class Size:
 class Nation:
     """A nation with the core's state, and made-up tasks for it."""
 
-    def __init__(self, size: Size) -> None:
+    def __init__(self, size: Size, tuning: Tuning) -> None:
         self.size = size
         self.dice = random.Random(1)  # noqa: S311  a benchmark's data
         self.now_ms = 0
@@ -73,7 +75,7 @@ class Nation:
             for operator in OPERATORS
             for n, (model, per_node, nodes) in enumerate(POOLS)
         ]  # fmt: skip
-        self.stage = Stage(self.places, self._shares(), TUNING, lambda _kind, _pool: True)
+        self.stage = Stage(self.places, self._shares(), tuning, lambda _kind, _pool: True)
         for share, pool, gpus in self._promised():
             self.stage.promise(share, pool, gpus)
         self.scheduler = self.stage.scheduler
@@ -137,7 +139,7 @@ class Nation:
 
     def pass_on(self) -> None:
         """Five minutes later: ends, as a full pass finds them."""
-        self.now_ms += TUNING.rank_period_s * 1_000
+        self.now_ms += PASS_S * 1_000
         self.end(self.due())
         self.end(self.some(len(self.running) // 100))
 
@@ -190,10 +192,10 @@ class Nation:
         return Shares((*owners, programme, *projects))
 
 
-def full(size: Size) -> Nation:
+def full(size: Size, tuning: Tuning) -> Nation:
     """A nation whose every GPU is taken as far as can be, with as many waiting as should."""
     began_s = time.perf_counter()
-    nation = Nation(size)
+    nation = Nation(size, tuning)
     while True:
         nation.top_up()
         took_s = nation.decide()
@@ -208,6 +210,8 @@ def full(size: Size) -> Nation:
         nation.top_up()
         nation.decide()
         nation.settle()
+    gc.collect()
+    gc.freeze()  # as the control loop does after its first cycle
     print(f"{nation.gpus:,} GPUs, {sum(p.nodes for p in nation.places):,} nodes, "
           f"{len(nation.running):,} tasks run, {nation.pending():,} wait in "
           f"{len(nation.scheduler.waiting()):,} demands; built in "
@@ -260,8 +264,10 @@ def fresh_passes(nation: Nation, count: int) -> None:
     shown("pass, every task entered anew", times_s)
 
 
-def events(nation: Nation, count: int, when: str = "") -> tuple[float, float]:
-    """Ends and submissions, one at a time, a second apart; the mean seconds of each."""
+def events(nation: Nation, count: int, when: str = "") -> float:
+    """Ends and submissions in turn, a second apart, so that as much runs and waits as before; the
+    seconds for each decision (start or recall) that follows from them.
+    """
 
     def ends() -> None:
         nation.end(nation.some(1))
@@ -269,22 +275,26 @@ def events(nation: Nation, count: int, when: str = "") -> tuple[float, float]:
     def submits() -> None:
         nation.scheduler.submit(nation.task())
 
-    means = []
-    for what, happens in (("end", ends), ("submit", submits)):
-        times_s = [_one(nation, happens) for _ in range(count)]
-        shown(what + when, times_s)
-        means.append(statistics.fmean(times_s))
-    return means[0], means[1]
+    both = [(_one(nation, ends), _one(nation, submits)) for _ in range(count)]
+    took_s, decisions = 0.0, 0
+    for what, each in zip(("end", "submit"), zip(*both, strict=True), strict=True):
+        times_s = [took_s for took_s, _ in each]
+        made = sum(made for _, made in each)
+        shown(what + when, times_s, f"({made / count:.2f} decisions each)")
+        took_s += sum(times_s)
+        decisions += made
+    return took_s / decisions
 
 
-def _one(nation: Nation, happens: Callable[[], None]) -> float:
+def _one(nation: Nation, happens: Callable[[], None]) -> tuple[float, int]:
     nation.now_ms += 1_000
     began_s = time.perf_counter()
     happens()
     told_s = time.perf_counter() - began_s
     took_s = told_s + nation.decide()
+    made = len(nation.scheduler.starts) + len(nation.scheduler.recalls)
     nation.settle()
-    return took_s
+    return took_s, made
 
 
 def mass(nation: Nation, count: int) -> None:
@@ -310,16 +320,19 @@ def mass(nation: Nation, count: int) -> None:
 
 def scale() -> None:
     """Ends and submissions at two sizes, a round of each in turn."""
-    small, large = full(Size(1, shapes=4)), full(Size(1_000, shapes=4))
-    found = [(events(small, 200), events(large, 200)) for _ in range(3)]
-    for nth, what in enumerate(("end", "submit")):
-        ratio = statistics.median(b[nth] / a[nth] for a, b in found)
-        print(f"{what}: {large.gpus:,} GPUs cost {ratio:.2f} times {small.gpus} GPUs, in the mean")
+    small, large = (full(Size(size, shapes=4), Tuning()) for size in (1, 1_000))
+    for nation in (small, large):
+        events(nation, 200, " to warm up")
+    found = [(events(small, 400), events(large, 400)) for _ in range(5)]
+    shown_ms = " and ".join(f"{statistics.median(each) * 1e3:.3f}" for each in zip(*found))
+    ratio = statistics.median(at_large / at_small for at_small, at_large in found)
+    print(f"a decision at {small.gpus} and at {large.gpus:,} GPUs: {shown_ms} ms; "
+          f"{ratio:.2f} times, in the mean")  # fmt: skip
 
 
 def main() -> None:
     """Measure all."""
-    nation = full(Size(1_000))
+    nation = full(Size(1_000), Tuning(rank_period_s=PASS_S))
     events(nation, 200)
     passes(nation, 30)
     fresh_passes(nation, 5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -40,6 +41,7 @@ class ControlLoop(threading.Thread):
         self._after = after
         self._leads = leads
         self._led = True
+        self._settled = False
         self._awake = threading.Event()
         self._stopping = threading.Event()
         self._clocks = (now_ms(), time.monotonic())
@@ -76,6 +78,7 @@ class ControlLoop(threading.Thread):
             now_ms = self._steady_now_ms()
             self._begin_to_lead(now_ms)
             report = tick(self._control, self._scenario(), now_ms)
+            self._settle_down()
             self._after(report, time.monotonic() - began_s)
         except DeposedError:
             _LOG.warning("deposed")
@@ -92,10 +95,20 @@ class ControlLoop(threading.Thread):
             _LOG.error("attempt-stuck", attempt=stuck.attempt, fault=stuck.fault)
         return True
 
+    def _settle_down(self) -> None:
+        """After the first cycle: what is in memory now stays, so it is no longer searched for
+        garbage. At 300,000 GPUs each such search would stop everything for most of a second.
+        """
+        if not self._settled:
+            self._settled = True
+            gc.collect()
+            gc.freeze()
+
     def _begin_to_lead(self, now_ms: int) -> None:
         """Where another led before: what was known is old, and nobody has been silent to us yet."""
         if not self._led:
             self._led = True
+            self._settled = False
             self._control.planner.forget()
             self._control = replace(self._control, up_since_ms=now_ms)
 
