@@ -288,3 +288,15 @@ def test_without_money_nobody_is_called_back_for_it():
     plan = decided(own(9, nodes=2, gpus=8), occupations=CROWDED, allocations=[hours(credits_=1)])
     assert plan.recalls == ()
     assert why(plan, 9).code == explain.ALLOCATION_TOO_SMALL
+
+
+@pytest.mark.parametrize("pools", [["nhn-b200", "nhn-h100"], ["nhn-h100", "nhn-b200"]])
+def test_of_what_its_share_is_promised_a_task_takes_the_cheapest(pools):
+    promised = tuple(Guarantee(gpus=8, pool=name) for name in pools)
+    lab = Share(id="samsung", kind=ShareKind.OWNER, guarantees=promised)
+    plan = decided(
+        request(1, share="samsung", gpus=8, walltime_s=10 * HOUR),
+        shares=Shares((lab,)),
+        pools=[pool(name) for name in pools],
+    )
+    assert [placement.pool_id for placement in plan.placements] == ["nhn-h100"]

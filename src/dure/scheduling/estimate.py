@@ -22,6 +22,7 @@ import re
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import exp, log, log2
 from typing import Final, NamedTuple
 
@@ -238,6 +239,7 @@ class Estimator:
         return 0.0
 
 
+@lru_cache(maxsize=65_536)
 def _levels(like: Like) -> tuple[Level, ...]:
     """The levels that a job belongs to, from broad to narrow."""
     project, user, name, gpus = like

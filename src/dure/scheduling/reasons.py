@@ -159,7 +159,7 @@ def _beyond(line: Line) -> str | None:
     """How its share's guarantee is in use, where there is one and nothing of it is left."""
     nearest = [line.promises[offer.lane.index][0] for offer in line.promised]
     own = [promise for promise in nearest if promise.gpus]
-    if not own or line.open():
+    if not own or any(line.open()):
         return None
     share = own[0].share
     mine = [promise for promise in own if promise.share == share]

@@ -311,18 +311,20 @@ class Scheduler:
 
     def _redeem(self, task: Task) -> bool:
         """Start a task under a promise, now or when borrowers have gone."""
-        gate = self.gate
-        open_ = [one for one in task.line.open() if gate is None or gate.admits(task, one[0])]
-        if not open_:
-            return False
-        for offer, promise in open_:
+        full: list[tuple[Offer, Promise]] = []
+        for offer, promise in task.line.open():
+            if self.gate is not None and not self.gate.admits(task, offer):
+                continue
             if nodes := self._fit(offer, task):
                 promise.used += offer.gpus
                 self._start(offer, task, nodes, promise)
                 return True
+            full.append((offer, promise))
+        if not full:
+            return False
         if task.expected_ms <= self._short_ms and self._borrow(task):
             return True
-        return any(self._call_back(offer, promise, task) for offer, promise in open_)
+        return any(self._call_back(offer, promise, task) for offer, promise in full)
 
     def _call_back(self, offer: Offer, promise: Promise, task: Task) -> bool:
         """Give notice to borrowers so that the task can start under its promise."""

@@ -12,7 +12,7 @@ one above it gains nothing, as with nice(1).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from heapq import heapify, heappop, heappush, heapreplace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -155,14 +155,14 @@ class Line:
         """The demand's offers in whose lanes something is promised."""
         return tuple(o for o in self.demand.offers if self.promises.get(o.lane.index))
 
-    def open(self) -> list[tuple[Offer, Promise]]:
-        """The promises that have room for one more task, the nearest share's first."""
-        return [
-            pair
-            for claim in self.claims
-            for pair in claim.pairs
-            if pair[1].gpus - pair[1].used >= pair[0].gpus
-        ]
+    def open(self) -> Iterator[tuple[Offer, Promise]]:
+        """The promises that have room for one more task: the nearest share's first, of each share's
+        the cheapest.
+        """
+        for claim in self.claims:
+            for pair in claim.pairs:
+                if pair[1].gpus - pair[1].used >= pair[0].gpus:
+                    yield pair
 
     def push(self, task: Task) -> None:
         """Put a task, or put it anew, where it belongs."""
@@ -262,7 +262,7 @@ class Claim:
     def __init__(self, demand: Demand, pairs: tuple[tuple[Offer, Promise], ...]) -> None:
         self.demand = demand
         self.pairs = pairs
-        """Each of those promises, and the offer in whose lane it is."""
+        """Each of those promises, and the offer in whose lane it is; the cheapest first."""
         self.is_up = False
         """Whether its promises know of it, as something waits in it."""
         self.turns = Turns()
@@ -311,6 +311,7 @@ class Demand:
                 nearness[promise.share] = max(above, nearness.get(promise.share, 0))
         for holder, pairs in held.items():
             if holder not in self._claims:
+                pairs.sort(key=lambda pair: pair[0].cost)
                 self._claims[holder] = Claim(self, tuple(pairs))
         nearest = sorted(held, key=nearness.__getitem__)
         line.claims = tuple(self._claims[holder] for holder in nearest)
