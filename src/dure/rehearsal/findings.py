@@ -142,18 +142,27 @@ def _outage(run: Run, fault: Mapping[str, Any]) -> str:
     after = queue.filter(pl.col("at_ms") >= until_ms, pl.col("gpus") <= level)["at_ms"].head(1)
     peak = queue.filter(pl.col("at_ms").is_between(at_ms, until_ms))
     peak_gpus = round(peak.select(pl.col("gpus").max()).item() or 0.0)
-    was = count(round(level))
+    return (
+        f"{fault['place']} was away for {span(length_ms / MS_PER_S)} from "
+        f"{moment(run, at_ms).removeprefix('on ')}: {gpu_hours(fault['gpus'] * length_ms)} not "
+        f"served. Jobs submitted meanwhile waited {span(meanwhile)} on average, in as long a time "
+        f"before it {span(before)}. {_queue_over(level, peak_gpus, after, until_ms)}"
+    )
+
+
+def _queue_over(level_gpus: float, peak_gpus: int, after: pl.Series, until_ms: int) -> str:
+    """What waiting jobs asked for; `after` has when it was as little as before the loss again."""
+    was = count(round(level_gpus))
+    if not peak_gpus:
+        return f"Waiting jobs had asked for {was} GPUs before; meanwhile none waited."
     back = (
         f"{span((after[0] - until_ms) / MS_PER_S)} after the site came back"
         if len(after)
         else "only after the end"
     )
     return (
-        f"{fault['place']} was away for {span(length_ms / MS_PER_S)} from "
-        f"{moment(run, at_ms).removeprefix('on ')}: {gpu_hours(fault['gpus'] * length_ms)} not "
-        f"served. Jobs submitted meanwhile waited {span(meanwhile)} on average, in as long a time "
-        f"before it {span(before)}. Waiting jobs had asked for {was} GPUs before; meanwhile "
-        f"it was up to {count(peak_gpus)}, and it was back at {was} {back}."
+        f"Waiting jobs had asked for {was} GPUs before; meanwhile it was up to "
+        f"{count(peak_gpus)}, and it was back at {was} {back}."
     )
 
 

@@ -135,7 +135,7 @@ border-bottom:1px solid var(--line);font-size:14px}
 a{color:var(--accent);text-decoration:none}a:hover{text-decoration:underline}
 h2{font-size:21px;margin:44px 0 14px;letter-spacing:-.005em}
 h3{font-size:15px;margin:0 0 2px;font-weight:600}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(160px,1fr));
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(180px,1fr));
 gap:12px;margin:0 0 18px}
 .cards div,figure,dl,.wide{background:var(--card);border:1px solid var(--line);border-radius:8px}
 .cards div{padding:14px 16px;display:flex;flex-direction:column}
