@@ -18,6 +18,7 @@ from dure.rehearsal.replay import Asked, Foresight, Replayed, replay
 from dure.rehearsal.tables import Recorder
 from dure.rehearsal.traces import dure, read
 from dure.rehearsal.traces.trace import Trace, TraceJob, Within
+from dure.scheduling.tuning import Tuning
 
 POLICIES = (None, Baseline.FIFO, Baseline.BEST_EFFORT_SJF)
 """The production scheduler, and two published ones."""
@@ -148,9 +149,15 @@ def test_a_job_without_the_prediction_asked_for_is_named() -> None:
 
 
 @cache
-def figures(folder: Path, mode: Mode, foresight: Foresight, yardstick: Any = None) -> Any:
+def figures(
+    folder: Path,
+    mode: Mode,
+    foresight: Foresight,
+    yardstick: Any = None,
+    tuning: Tuning = Tuning(),  # noqa: B008  frozen
+) -> Any:
     trace = read(folder, predictions=dure.csv_in(folder, "predicted_duration_s"))
-    asked = Asked(mode=mode, foresight=foresight, yardstick=yardstick)
+    asked = Asked(mode=mode, foresight=foresight, yardstick=yardstick, tuning=tuning)
     return replay(trace, asked).summary
 
 
@@ -189,3 +196,16 @@ def test_together_everybody_gains_and_nobody_loses(
     for operator, ours in together.per_operator.items():
         best_s = min(one.per_operator[operator].avg_jct_s for one in alone)
         assert ours.avg_jct_s <= 1.01 * best_s, operator
+
+
+@pytest.mark.parametrize("name", ["venus", "itp"])
+def test_nobody_loses_by_estimates_of_our_own_either_where_a_guarantee_waits_for_no_borrower(
+    traces: Path, name: str
+) -> None:
+    alone, together = (
+        figures(traces / name, mode, Foresight.LEARNED, None, Tuning(min_runtime_s=0))
+        for mode in (Mode.ISOLATED, Mode.FEDERATED)
+    )
+    assert together.avg_wait_s < alone.avg_wait_s
+    for operator, ours in together.per_operator.items():
+        assert ours.avg_jct_s <= 1.01 * alone.per_operator[operator].avg_jct_s, operator
