@@ -101,7 +101,8 @@ class Nation:
         kind = self._kind(share, shape, models)
         self._serial += 1
         task = Task(self._serial, self.stage.line(kind), None)
-        task.bound_ms = dice.choice(WALLTIMES_H) * HOUR_MS
+        # Spread, as the first of them all start at once and are not to end at once.
+        task.bound_ms = int(dice.choice(WALLTIMES_H) * HOUR_MS * dice.uniform(0.5, 1.5))
         task.expected_ms = int(task.bound_ms * dice.uniform(0.1, 1))
         task.limited = True
         task.since_ms = self.now_ms
@@ -229,18 +230,19 @@ def shown(what: str, times_s: Sequence[float], after: str = "") -> None:
 
 def passes(nation: Nation, count: int) -> None:
     """Full passes: 1 % has ended, ranks are renewed, every lane is looked at."""
-    times_s, starts = [], 0
+    times_s, starts = [], []
     for _ in range(count):
         nation.pass_on()
         for lane in nation.stage.lanes:
             nation.scheduler.nodes_changed(lane, lane.up)
         times_s.append(nation.decide())
-        starts += len(nation.scheduler.starts)
+        starts.append(len(nation.scheduler.starts))
         nation.settle()
         nation.top_up()
         nation.decide()
         nation.settle()
-    shown("pass", times_s, f"({starts // count:,} starts each)")
+    most = starts[times_s.index(max(times_s))]
+    shown("pass", times_s, f"({sum(starts) // count:,} starts each, {most:,} in the longest)")
 
 
 def fresh_passes(nation: Nation, count: int) -> None:
@@ -324,10 +326,10 @@ def scale() -> None:
     for nation in (small, large):
         events(nation, 200, " to warm up")
     found = [(events(small, 400), events(large, 400)) for _ in range(5)]
-    shown_ms = " and ".join(f"{statistics.median(each) * 1e3:.3f}" for each in zip(*found))
+    each_ms = [statistics.median(one) * 1e3 for one in zip(*found, strict=True)]
     ratio = statistics.median(at_large / at_small for at_small, at_large in found)
-    print(f"a decision at {small.gpus} and at {large.gpus:,} GPUs: {shown_ms} ms; "
-          f"{ratio:.2f} times, in the mean")  # fmt: skip
+    print(f"a decision at {small.gpus} and at {large.gpus:,} GPUs: "
+          f"{each_ms[0]:.3f} and {each_ms[1]:.3f} ms; {ratio:.2f} times, in the mean")  # fmt: skip
 
 
 def main() -> None:
