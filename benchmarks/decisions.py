@@ -101,8 +101,7 @@ class Nation:
         kind = self._kind(share, shape, models)
         self._serial += 1
         task = Task(self._serial, self.stage.line(kind), None)
-        # Spread, as the first of them all start at once and are not to end at once.
-        task.bound_ms = int(dice.choice(WALLTIMES_H) * HOUR_MS * dice.uniform(0.5, 1.5))
+        task.bound_ms = dice.choice(WALLTIMES_H) * HOUR_MS
         task.expected_ms = int(task.bound_ms * dice.uniform(0.1, 1))
         task.limited = True
         task.since_ms = self.now_ms
