@@ -137,20 +137,19 @@ def audit(connection: Connection, anchor: tuple[int, str] | None = None) -> Audi
 
 def _write(connection: Connection, sealed: Journal) -> None:
     """The entries first: the journal's row seals what stands there."""
-    connection.execute(
-        insert(schema.entries),
-        [
-            {
-                "journal_seq": sealed.seq,
-                "line": line,
-                "account": entry.account,
-                "unit": entry.unit,
-                "debit": entry.debit,
-                "credit": entry.credit,
-            }
-            for line, entry in enumerate(sealed.entries, 1)
-        ],
-    )
+    # One statement: of several in a pipeline, a refused one leaves psycopg complaining of the rest.
+    rows = [
+        {
+            "journal_seq": sealed.seq,
+            "line": line,
+            "account": entry.account,
+            "unit": entry.unit,
+            "debit": entry.debit,
+            "credit": entry.credit,
+        }
+        for line, entry in enumerate(sealed.entries, 1)
+    ]
+    connection.execute(insert(schema.entries).values(rows))
     connection.execute(
         insert(schema.journals).values(
             seq=sealed.seq,
