@@ -209,3 +209,13 @@ def test_nobody_loses_by_estimates_of_our_own_either_where_a_guarantee_waits_for
     assert together.avg_wait_s < alone.avg_wait_s
     for operator, ours in together.per_operator.items():
         assert ours.avg_jct_s <= 1.01 * alone.per_operator[operator].avg_jct_s, operator
+
+
+@pytest.mark.parametrize(("name", "ask_every"), [("venus", 4), ("itp", 200)])
+def test_starts_come_as_foretold(traces: Path, name: str, ask_every: int) -> None:
+    asked = Asked(mode=Mode.FEDERATED, foresight=Foresight.LEARNED, ask_every=ask_every)
+    found = replay(read(traces / name), asked).start_estimates
+    assert found is not None
+    assert found.waited > 20
+    assert found.within_90 >= 0.85
+    assert found.waited_within_90 >= 0.85
