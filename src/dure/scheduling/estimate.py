@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import re
 from array import array
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -121,26 +122,25 @@ _NOTHING: Final = Learned()
 class _Window:
     """The last runs of a level, and what they say in log time."""
 
-    __slots__ = ("high", "median", "ran_ms", "trust")
+    __slots__ = ("_ranked", "high", "median", "ran_ms", "trust")
 
     def __init__(self, ran_ms: Sequence[int] = ()) -> None:
-        self.ran_ms = array("q", ran_ms)
+        self.ran_ms = array("q")
+        self._ranked: list[float] = []
         self.median = self.high = self.trust = 0.0
-        if ran_ms:
-            self._sum_up()
+        for one_ms in ran_ms:
+            self.add(one_ms, log(one_ms))
 
-    def add(self, ran_ms: int) -> None:
+    def add(self, ran_ms: int, log_ms: float) -> None:
         """Remember one more run, and forget the oldest beyond the window."""
-        if len(self.ran_ms) == _WINDOW:
-            self.ran_ms.pop(0)
+        ranked = self._ranked
+        if len(ranked) == _WINDOW:
+            del ranked[bisect_left(ranked, log(self.ran_ms.pop(0)))]
         self.ran_ms.append(ran_ms)
-        self._sum_up()
-
-    def _sum_up(self) -> None:
-        runs = len(self.ran_ms)
-        ranked = sorted(self.ran_ms)
-        self.median = (log(ranked[(runs - 1) // 2]) + log(ranked[runs // 2])) / 2
-        self.high = log(ranked[int(_HIGH * runs)])
+        insort(ranked, log_ms)
+        runs = len(ranked)
+        self.median = (ranked[(runs - 1) // 2] + ranked[runs // 2]) / 2
+        self.high = ranked[int(_HIGH * runs)]
         self.trust = runs / (runs + _PRIOR_RUNS)
 
 
@@ -185,8 +185,9 @@ class Estimator:
         ran_ms = max(1, min(ran_ms, _LONGEST_MS))
         if foretold:
             self._score(foretold, ran_ms)
+        log_ms = log(ran_ms)
         for level in _levels(like):
-            self._window(level).add(ran_ms)
+            self._window(level).add(ran_ms, log_ms)
 
     def error(self) -> EstimateError:
         """How far off the estimates were, of all jobs observed with what was foretold of them."""
