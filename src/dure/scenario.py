@@ -34,13 +34,16 @@ from dure.fleet import (
 )
 from dure.metering import Season, Tariff
 from dure.policy import DataClass, Rule, Rules
+from dure.scenario_shares import read_shares
+from dure.shares import Share as CapacityShare
+from dure.shares import Shares, shares_of
 from dure.text import SLUG, check_name, check_slug, shown
 from dure.tomltable import Table
 
 LOCAL_NODES_MAX: Final = 64
 """Of one cluster played on this machine."""
 
-REHEARSAL_KEYS: Final = ("fault", "policy", "rehearsal", "share", "workload")
+REHEARSAL_KEYS: Final = ("fault", "policy", "rehearsal", "workload")
 """What of a file only `dure.rehearsal.scenario` reads."""
 
 _Built = TypeVar("_Built")
@@ -65,19 +68,29 @@ class LocalCluster:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """Fleet, rules and tariff, each with its own version, and the local stand-ins."""
+    """Fleet, rules and tariff, each with its own version, and the local stand-ins.
+
+    `shares` is the tree above projects, the pools' holders among it; empty: the holders alone.
+    """
 
     name: str
     fleet: Fleet
     rules: Rules
     tariff: Tariff
     local: tuple[LocalCluster, ...]
+    shares: tuple[CapacityShare, ...] = ()
 
     def __post_init__(self) -> None:
         check_name("scenario name", self.name)
         _check_rules(self.fleet, self.rules)
         _check_tariff(self.fleet, self.tariff)
         _check_local(self.fleet, self.local)
+        Shares(self.shares)  # is a tree; reading it has held it to what the pools have
+
+
+def tree(scenario: Scenario) -> Shares:
+    """The shares above all projects: the pools' holders, and what the scenario sets below them."""
+    return Shares(scenario.shares) if scenario.shares else shares_of(scenario.fleet)
 
 
 _ADAPTER: Final = TypeAdapter(Scenario)
@@ -122,7 +135,8 @@ def read(top: Table) -> Scenario:
     tariff = top.table("tariff").build(lambda table: _read_tariff(table, fleet))
     locals_ = partial(_read_locals, fleet=fleet)
     local = top.table("local").build(locals_) if top.has("local") else ()
-    return Scenario(name=name, fleet=fleet, rules=rules, tariff=tariff, local=local)
+    shares = read_shares(top, fleet).shares if top.has("share") else ()
+    return Scenario(name=name, fleet=fleet, rules=rules, tariff=tariff, local=local, shares=shares)
 
 
 def find(name_or_path: str) -> Path:

@@ -76,10 +76,12 @@ def test_shares_are_ones_own_and_those_above_and_siblings_stay_unknown(nation: N
     submit(lab, spec(resources=Resources(gpus_per_node=2)))
     site.start_all()
     mine = {one.share: one for one in lab.shares()}
-    assert set(mine) == {"national", "national.lab"}
-    assert mine["national.lab"].gpus_held == 2
-    assert mine["national.lab"].held_ppm == 1_000_000
+    assert set(mine) == {"national", "national.university", "national.university.lab"}
+    assert mine["national.university.lab"].gpus_held == 2
+    assert mine["national.university.lab"].held_ppm == 1_000_000
     everything = nation.admin.shares()
-    assert {"national.lab", "national.other"} <= {one.share for one in everything}
+    assert {"national.university.lab", "national.university.other"} <= {
+        one.share for one in everything
+    }
     parents = {one.share: one.parent for one in everything}
-    assert parents["national.lab"] == "national"
+    assert parents["national.university.lab"] == "national.university"

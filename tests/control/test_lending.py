@@ -189,7 +189,11 @@ def test_what_was_lent_is_written_down_once_the_attempt_has_closed(
 
     assert fab.job(own).tasks[0].attempts[0].guarantor == "samsung"
     (line,) = nation.admin.lending().lines
-    assert (line.lender, line.borrower, line.pool) == ("samsung", "national.lab", "samsung-b200")
+    assert (line.lender, line.borrower, line.pool) == (
+        "samsung",
+        "national.university.lab",
+        "samsung-b200",
+    )
     assert (line.attempts, line.gpu_ms) == (1, 16 * (RIPE_S + 20) * 1_000)
     assert lab.lending().lines == (line,)
     assert fab.lending().lines == ()  # its owner's share lent, not its own

@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from dure import scenario
 from dure.allocations import Allocation, AllocationKind, Organisation, OrganisationKind, Project
 from dure.control import memory, requests
 from dure.control.memory import Known, Memory
 from dure.control.snapshot import asked_by, request
 from dure.engines import EngineEnd
 from dure.jobs import Checkpoint
+from dure.rehearsal import scenario as rehearsals
 from dure.scheduling.world import Request
 from dure.shares import ShareKind, path
 from dure.store import jobs
@@ -42,19 +44,33 @@ def capacity(nation: Nation, name: str, gpus: int, days: int) -> None:
 def test_an_award_is_a_share_while_it_lasts(nation: Nation):
     nation.lab()
     before = known(nation)
-    assert before.leaf("lab-hours") == "national.lab"
+    assert before.leaf("lab-hours") == "national.university.lab"
     assert known(nation).shares is before.shares  # made anew only when something has changed
     capacity(nation, "rack", gpus=64, days=10)
 
     during = known(nation)
     leaf = during.leaf("rack")
-    assert path(during.shares, leaf) == ("national.lab.rack", "national.lab", "national")
+    assert path(during.shares, leaf) == (
+        "national.university.lab.rack",
+        "national.university.lab",
+        "national.university",
+        "national",
+    )
     assert sum(one.gpus for one in during.shares.by_id[leaf].guarantees) == 64
     nation.pass_s(11 * DAY_MS / 1_000)
     after = known(nation)
     assert after.leaf("rack") == ""
     assert after.in_tree(leaf) is None
-    assert after.leaf("lab-hours") == "national.lab"
+    assert after.leaf("lab-hours") == "national.university.lab"
+
+
+def test_the_shares_of_a_scenario_stand_above_the_projects_of_their_kind(nation: Nation):
+    nation.lab()
+    found = known(nation).shares
+    file = rehearsals.load(scenario.find("korea"))
+    roots = {share.id: share for share in file.shares.shares if share.kind is not ShareKind.PROJECT}
+    assert {id_: found.by_id[id_] for id_ in roots} == roots
+    assert found.by_id["national.university"].guarantees
 
 
 def test_an_operators_own_projects_stand_below_its_share(nation: Nation):
@@ -66,8 +82,8 @@ def test_an_operators_own_projects_stand_below_its_share(nation: Nation):
         nation.hours(project)
     found = known(nation)
     assert found.leaf("twin-hours") == "sk.twin"
-    assert found.leaf("office-hours") == "national.office"
-    assert found.leaf("labs-hours") == "national.labs"
+    assert found.leaf("office-hours") == "national.company.office"
+    assert found.leaf("labs-hours") == "national.company.labs"
     assert found.shares.by_id["sk"].kind is ShareKind.OWNER
 
 
@@ -86,7 +102,7 @@ def test_what_the_platform_ended_does_not_tell_how_long_its_like_runs(
     after = known(nation)
     assert after.estimate(spec(), "lab-member") == before
     recalled = end is EngineEnd.STOPPED  # what was called back had been used
-    assert [one.share for one in after.usage] == (["national.lab"] if recalled else [])
+    assert [one.share for one in after.usage] == (["national.university.lab"] if recalled else [])
 
 
 def test_the_rest_of_a_resumed_run_does_not_tell_either(nation: Nation, site: Site):

@@ -16,10 +16,10 @@ from typing import Final
 import structlog
 from sqlalchemy import Connection
 
-from dure.allocations import Allocation
+from dure.allocations import Allocation, OrganisationKind
 from dure.control.requests import Requests
 from dure.jobs import JobSpec
-from dure.scenario import Scenario
+from dure.scenario import Scenario, tree
 from dure.scheduling.estimate import Estimate, Estimator, Like
 from dure.scheduling.fairshare import START_CHARGE_MS
 from dure.scheduling.foresight import Foresight
@@ -32,7 +32,6 @@ from dure.shares import (
     Shares,
     leaf_of,
     share_of_project,
-    shares_of,
     with_allocations,
 )
 from dure.store import projects, runs, starts
@@ -117,25 +116,36 @@ class Memory:
             )
 
 
-def root_of(organisation: str, roots: Shares) -> str:
-    """The root below which an organisation's projects stand: an organisation that bears the id of
-    an owner's share is that owner, all others are served by the national programme.
+def programme_of(organisation: str, kind: OrganisationKind, tree: Shares) -> str:
+    """The share below which an organisation's projects stand: an organisation that bears the id of
+    an owner's share is that owner. All others are served by the national programme, by the part of
+    it that is for their kind (`national.startup`) where the tree has one.
     """
-    share = roots.by_id.get(organisation)
-    return organisation if share is not None and share.kind is ShareKind.OWNER else NATIONAL
+    share = tree.by_id.get(organisation)
+    if share is not None and share.kind is ShareKind.OWNER:
+        return organisation
+    part = f"{NATIONAL}.{kind}"
+    return part if part in tree.by_id else NATIONAL
 
 
 def shares_of_projects(
     connection: Connection, scenario: Scenario, only: tuple[str, ...]
 ) -> tuple[str, ...]:
     """The shares of those projects."""
-    roots = shares_of(scenario.fleet)
-    organisations = projects.organisations_of_projects(connection)
+    programmes = _programmes(connection, tree(scenario))
     return tuple(
-        share_of_project(project, root_of(organisations[project], roots))
-        for project in only
-        if project in organisations
+        share_of_project(project, programmes[project]) for project in only if project in programmes
     )
+
+
+def _programmes(connection: Connection, shares: Shares) -> dict[str, str]:
+    """The share below which each project stands."""
+    kinds = projects.kinds_of_projects(connection)
+    organisations = projects.organisations_of_projects(connection)
+    return {
+        project: programme_of(organisation, kinds[project], shares)
+        for project, organisation in organisations.items()
+    }
 
 
 class _Tree:
@@ -160,29 +170,27 @@ class _Tree:
         return self._found
 
     def _build(self, connection: Connection, scenario: Scenario, now_ms: int) -> None:
-        roots = shares_of(scenario.fleet)
-        organisations = projects.organisations_of_projects(connection)
+        shares = tree(scenario)
+        programmes = _programmes(connection, shares)
         priced = {model for model, _ in scenario.tariff.weights_milli}
-        by_root: dict[str, list[Allocation]] = {}
+        held_of: dict[str, list[Allocation]] = {}
         ends_ms = INSTANT_MS_MAX
         every = projects.find_allocations(connection)
         self.allocations = MappingProxyType({one.id: one for one in every})
         for one in every:
             ends_ms = min([ends_ms, *(at for at in (one.starts_ms, one.ends_ms) if at > now_ms)])
             if one.ends_ms > now_ms and (one.gpu_model is None or one.gpu_model in priced):
-                root = root_of(organisations[one.project], roots)
-                by_root.setdefault(root, []).append(one)
-        tree = roots
+                held_of.setdefault(programmes[one.project], []).append(one)
         leaves: dict[str, str] = {}
-        for root, held in sorted(by_root.items()):
+        for programme, held in sorted(held_of.items()):
             awards = Awards(
                 allocations=tuple(held), pools=scenario.fleet.pools, tariff=scenario.tariff
             )
-            tree, short = with_allocations(tree, awards, now_ms, root)
-            leaves |= {one.id: leaf_of(one, root) for one in held}
+            shares, short = with_allocations(shares, awards, now_ms, programme)
+            leaves |= {one.id: leaf_of(one, programme) for one in held}
             for cut in short:
                 _LOG.warning("guarantee-cut", allocation=cut.allocation, gpus=cut.gpus)
-        self._found = (tree, MappingProxyType(leaves))
+        self._found = (shares, MappingProxyType(leaves))
         self._holds_ms = (now_ms, ends_ms)
 
 

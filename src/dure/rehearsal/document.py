@@ -5,14 +5,15 @@ from, so that its settings are named as in a file.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from dure.fleet import Cluster, Pool, Wave
+from dure.fleet import Cluster, Fleet, Pool, Wave
 from dure.metering import Tariff
 from dure.policy import Rule, Rules
 from dure.scenario import Scenario
-from dure.shares import Guarantee, Share
+from dure.shares import Guarantee, Share, shares_of
 from dure.units import INSTANT_MS_MAX, MS_PER_S
 
 Row = dict[str, Any]
@@ -38,7 +39,27 @@ def of_scenario(nation: Scenario) -> Row:
                 for one in nation.local
             ]
         },
+        **({"share": of_shares(nation.shares, fleet)} if nation.shares else {}),
     }
+
+
+def of_shares(shares: Iterable[Share], fleet: Fleet) -> list[Row]:
+    """Each `[[share]]`, in the order given. Of a holder of pools it has what is not the fleet's to
+    say, and nothing where that is nothing.
+    """
+    holders = shares_of(fleet).by_id
+    return [
+        _of_holder(share, holders[share.id]) if share.id in holders else of_share(share)
+        for share in shares
+        if share != holders.get(share.id)
+    ]
+
+
+def _of_holder(share: Share, holder: Share) -> Row:
+    beyond = share.guarantees[len(holder.guarantees) :]
+    row = of_share(replace(share, guarantees=beyond))
+    del row["kind"]
+    return row
 
 
 def of_share(share: Share) -> Row:

@@ -30,7 +30,7 @@ from dure.rehearsal.record import Record
 from dure.rehearsal.replay import DURE, Passing
 from dure.rehearsal.scenario import Rehearsal, of_document
 from dure.rehearsal.workload import Arrival, Kind
-from dure.shares import NATIONAL, shares_of
+from dure.shares import NATIONAL
 from dure.snapshot import Running, Snapshot, Standing, Terms
 from dure.text import shown
 from dure.tomltable import Document
@@ -234,17 +234,17 @@ def _shares(snapshot: Snapshot, given: Iterable[Given]) -> list[dict[str, Any]]:
     """The tree below the holders of pools, parents first; projects of a kind that is given a part
     stand below that part.
     """
-    holders = {share.id for share in shares_of(snapshot.scenario.fleet).shares}
     parts = {one.kind: f"{NATIONAL}.{one.kind}" for one in given}
     rows = [
         {"id": parts[one.kind], "parent": NATIONAL, "part_milli": one.part_milli} for one in given
     ]
-    for share in sorted(snapshot.shares, key=lambda share: (share.id.count("."), share.id)):
-        if share.id in holders:
-            continue
-        row = document.of_share(share)
-        part = parts.get(snapshot.groups.get(share.id, ""))  # type: ignore[call-overload]
-        if part is not None and share.parent == NATIONAL:
+    below = sorted(
+        (share for share in snapshot.shares if share.id not in parts.values()),
+        key=lambda share: (share.id.count("."), share.id),
+    )
+    for row in document.of_shares(below, snapshot.scenario.fleet):
+        part = parts.get(snapshot.groups.get(row["id"], ""))  # type: ignore[call-overload]
+        if part is not None and row.get("parent") == NATIONAL:
             row["parent"] = part
         rows.append(row)
     return rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dure.control.memory import shares_of_projects
 from dure.control.snapshot import world
 from dure.errors import NotFoundError, RefusedError
 from dure.fleet import Pool
@@ -15,7 +16,7 @@ from dure.scheduling.world import World
 from dure.service import Service
 from dure.service.access import require_seen
 from dure.service.jobs import visible_projects
-from dure.shares import path, share_of_project
+from dure.shares import path
 from dure.store import listing
 from dure.store.jobs import job_number
 from dure.text import shown
@@ -70,10 +71,11 @@ def shares(service: Service, principal: Principal) -> tuple[ShareLine, ...]:
     with service.database.read() as connection:
         moment = service.moment(connection)
         now = world(connection, moment, moment.known(connection))
+        own = {*shares_of_projects(connection, moment.scenario, tuple(scopes))}
     by_id = now.shares.by_id
     mine = set(by_id)
     if NATION not in scopes:
-        leaves = {share_of_project(scope) for scope in scopes} & set(by_id)
+        leaves = own & set(by_id)
         below = {id_ for id_ in by_id if any(id_.startswith(f"{leaf}.") for leaf in leaves)}
         mine = {above for leaf in leaves | below for above in path(now.shares, leaf)}
     return _lines(now, mine)
