@@ -181,10 +181,11 @@ class Plant:
         return found[0]
 
     def lenders_of(self, attempt: str) -> list[str]:
-        """Who lent to an attempt, by the book of lending."""
+        """Who lent to an attempt, by the book of lending: each as often as it is written there."""
         database = Database(self.federation.data / DATABASE)
         with database.read() as connection:
-            query = select(lending.c.lender).where(lending.c.attempt == attempt)
+            mine = select(lending.c.lender).where(lending.c.attempt == attempt)
+            query = mine.order_by(lending.c.lender)
             found = list(connection.scalars(query))
         database.close()
         return found
