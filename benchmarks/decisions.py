@@ -8,7 +8,8 @@ of one pool by name. The nation is full and 100,000 tasks wait, nine of ten of t
 in eight shapes and five choices of GPU models.
 
 - *pass*: five minutes later, what has reached its walltime has ended, and 1 % of what runs besides;
-  every share's rank is renewed, every lane is looked at.
+  every share's rank is renewed, every lane is looked at. A pass decides no more starts at once than
+  one plan of the control loop holds; *all of an instant* are the passes until nothing is left.
 - *end*, *submit*: one event to its decisions.
 - *mass*: all that runs in every fifth pool ends at once.
 - *scale*: ends and submissions of tasks on one node, at 360 GPUs and at 300,000, on as many pools
@@ -28,6 +29,8 @@ from dataclasses import dataclass
 from dure.jobs import Tier
 from dure.rehearsal.stage import Place, Stage
 from dure.rehearsal.workload import Kind
+from dure.scheduling.planner import AT_ONCE
+from dure.scheduling.scheduler import UNBOUNDED
 from dure.scheduling.tuning import Tuning
 from dure.scheduling.waiting import Task
 from dure.shares import Share, ShareKind, Shares
@@ -107,10 +110,10 @@ class Nation:
         task.since_ms = self.now_ms
         return task
 
-    def decide(self) -> float:
+    def decide(self, most: int = UNBOUNDED) -> float:
         """Decide; how long that took, in seconds."""
         began_s = time.perf_counter()
-        self.scheduler.decide(self.now_ms)
+        self.scheduler.decide(self.now_ms, most)
         took_s = time.perf_counter() - began_s
         self.running += self.scheduler.starts
         return took_s
@@ -229,19 +232,30 @@ def shown(what: str, times_s: Sequence[float], after: str = "") -> None:
 
 def passes(nation: Nation, count: int) -> None:
     """Full passes: 1 % has ended, ranks are renewed, every lane is looked at."""
-    times_s, starts = [], []
+    times_s, instants_s, starts = [], [], []
     for _ in range(count):
         nation.pass_on()
         for lane in nation.stage.lanes:
             nation.scheduler.nodes_changed(lane, lane.up)
-        times_s.append(nation.decide())
-        starts.append(len(nation.scheduler.starts))
+        some_s, started = [nation.decide(AT_ONCE)], len(nation.scheduler.starts)
+        recalls = list(nation.scheduler.recalls)
+        while nation.scheduler.unfinished:
+            some_s.append(nation.decide(AT_ONCE))
+            started += len(nation.scheduler.starts)
+            recalls += nation.scheduler.recalls
+        times_s += some_s
+        instants_s.append(sum(some_s))
+        starts.append(started)
+        nation.scheduler.recalls = recalls
         nation.settle()
         nation.top_up()
         nation.decide()
         nation.settle()
-    most = starts[times_s.index(max(times_s))]
-    shown("pass", times_s, f"({sum(starts) // count:,} starts each, {most:,} in the longest)")
+        gc.freeze()
+    most = starts[instants_s.index(max(instants_s))]
+    shown(f"pass, {AT_ONCE:,} starts at most", times_s)
+    shown("all of an instant", instants_s,
+          f"({sum(starts) // count:,} starts each, {most:,} in the longest)")  # fmt: skip
 
 
 def fresh_passes(nation: Nation, count: int) -> None:

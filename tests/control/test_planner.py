@@ -217,3 +217,51 @@ def test_a_pool_goes_down_and_comes_back(nation: Nation, site: Site, planner: Co
     assert live == {State.RUNNING, State.QUEUED}
     wanted = [order for order in site.orders.values() if order.wish is Wish.RUN]
     assert sum(len(order.nodes) for order in wanted) == 4
+
+
+def test_a_plan_holds_so_many_starts_and_the_next_goes_on_in_turn(nation: Nation, site: Site):
+    nation.control = replace(nation.control, planner=Planner(at_once=2))
+    lab = nation.lab()
+    jobs = submit(lab, *(spec(name=f"job-{n}", resources=NODE) for n in range(5)))
+    site.sync()
+
+    reports = [nation.tick(), nation.tick(), nation.tick()]
+
+    assert [report.placed for report in reports] == [2, 2, 0]
+    assert [report.unfinished for report in reports] == [True, True, False]
+    assert [lab.job(job).summary.state for job in jobs] == [State.INTENDED] * 4 + [State.QUEUED]
+    assert lab.why(jobs[4]).tasks[0].reason.code == "holds-reservation"
+    nation.assert_book_in_order()
+
+
+def test_who_has_its_turn_in_the_next_cycle_is_told_so(nation: Nation, site: Site):
+    nation.control = replace(nation.control, planner=Planner(at_once=1))
+    lab = nation.lab()
+    _, second = submit(lab, *(spec(name=f"job-{n}", resources=NODE) for n in range(2)))
+    site.sync()
+    nation.tick()
+
+    reason = lab.why(second).tasks[0].reason
+    assert (reason.code, "1 task before it starts now" in reason.sentence) == ("next-cycle", True)
+
+
+def test_the_loop_goes_on_at_once_with_what_a_cycle_left(nation: Nation, site: Site):
+    control = replace(nation.control, planner=Planner(at_once=2))
+    lab = nation.lab()
+    submit(lab, *(spec(name=f"job-{n}", resources=NODE) for n in range(4)))
+    site.sync()
+    settings = replace(control.settings, cycle_s=60)
+    placed = []
+    loop: ControlLoop
+
+    def after(report: cycle.Report | None, _took_s: float) -> None:
+        assert report is not None
+        placed.append(report.placed)
+        if not report.unfinished:
+            loop._stopping.set()
+
+    loop = ControlLoop(
+        replace(control, settings=settings), lambda: KOREA, lambda: nation.now_ms, after
+    )
+    loop.run()
+    assert placed == [2, 2, 0]

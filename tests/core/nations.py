@@ -18,7 +18,7 @@ from dure.scheduling.fairshare import FairShare
 from dure.scheduling.lane import Lane, ordinals
 from dure.scheduling.promise import Promise
 from dure.scheduling.referee import Referee
-from dure.scheduling.scheduler import Scheduler
+from dure.scheduling.scheduler import UNBOUNDED, Scheduler
 from dure.scheduling.tuning import Tuning
 from dure.scheduling.waiting import Demand, Line, Offer, Task
 from dure.shares import Share, ShareKind, Shares
@@ -90,8 +90,9 @@ class Decided:
 class Theatre:
     """A nation built anew, its scheduler watched by a referee."""
 
-    def __init__(self, nation: Nation, *, watched: bool = True) -> None:
+    def __init__(self, nation: Nation, *, watched: bool = True, at_once: int = UNBOUNDED) -> None:
         self.nation = nation
+        self.at_once = at_once
         self.lanes = tuple(
             Lane(index, f"pool-{index}", slots) for index, (slots, _) in enumerate(nation.pools)
         )
@@ -172,16 +173,19 @@ class Theatre:
                 scheduler.promised(self.lanes[pool].promises[share], gpus)
 
     def decide(self, at_ms: int) -> Decided:
+        """All there is to decide, in as many goes as that takes."""
         self.told.append((at_ms, "decide", ()))
-        self.scheduler.decide(at_ms)
-        return Decided(
-            at_ms,
-            tuple(
+        scheduler = self.scheduler
+        starts, recalls = [], []
+        while True:
+            scheduler.decide(at_ms, self.at_once)
+            starts += (
                 (t.serial, t.lane.index, t.nodes, t.promise.share if t.promise else "")
-                for t in self.scheduler.starts
-            ),
-            tuple((v.serial, b.serial) for v, b in self.scheduler.recalls),
-        )
+                for t in scheduler.starts
+            )
+            recalls += ((v.serial, b.serial) for v, b in scheduler.recalls)
+            if not scheduler.unfinished:
+                return Decided(at_ms, tuple(starts), tuple(recalls))
 
 
 class Clock:
@@ -224,7 +228,7 @@ class Clock:
             decided = theatre.decide(now_ms)
             if decided.starts or decided.recalls:
                 self.decided.append(decided)
-            self._follow(now_ms)
+            self._follow(decided)
         raise AssertionError("it does not come to an end")
 
     def _next_ms(self) -> int | None:
@@ -296,10 +300,10 @@ class Clock:
         task.notice_ms = None
         heappush(self._events, (now_ms, 2, task.serial, "submit", 0))
 
-    def _follow(self, now_ms: int) -> None:
-        events, scheduler = self._events, self.theatre.scheduler
-        for task in scheduler.starts:
-            serial = task.serial
+    def _follow(self, decided: Decided) -> None:
+        events, tasks, now_ms = self._events, self.theatre.tasks, decided.at_ms
+        for serial, *_ in decided.starts:
+            task = tasks[serial]
             self.started_ms.setdefault(serial, now_ms)
             self._waits.discard(serial)
             self._run[serial] += 1
@@ -308,8 +312,8 @@ class Clock:
             if task.source.tells and left_ms > 2 * S:
                 heappush(events, (now_ms + left_ms // 2, 1, serial, "saved", run))
         notice_ms = self.theatre.nation.tuning.recall_s * S
-        for victim, _ in scheduler.recalls:
-            serial = victim.serial
+        for serial, _ in decided.recalls:
+            victim = tasks[serial]
             ran_ms = now_ms - victim.started_ms
             self._left_ms[serial] -= min(ran_ms, self._left_ms[serial] - S)
             victim.expected_ms = max(S, victim.expected_ms - ran_ms)

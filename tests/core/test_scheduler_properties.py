@@ -197,3 +197,26 @@ def test_jobs_of_one_size_end_as_soon_on_average_as_can_be(runs):
     """Shortest first is optimal there (Conway, Maxwell and Miller, Theory of Scheduling, 1967)."""
     jobs = [(1, one) for one in runs]
     assert sum(ends_s(jobs)) == best_ends_s(jobs)[0]
+
+
+@EXAMPLES
+@given(plays(), st.integers(1, 3))
+def test_deciding_a_few_at_a_time_leaves_nothing_that_could_start(play, at_once):
+    """Stopped and asked again, it ends where it would have had it not stopped, or in another such
+    state: whatever still waits, none of it starts when all is looked at again.
+    """
+    nation, works, troubles = play
+    theatre = Theatre(nation, watched=False, at_once=at_once)
+    clock = Clock(theatre)
+    clock.play(works, troubles)
+    whole = Clock(Theatre(nation, watched=False))
+    whole.play(works, troubles)
+    assert clock.started_ms.keys() == whole.started_ms.keys()
+    assert clock.ended_ms.keys() == whole.ended_ms.keys()
+
+
+@EXAMPLES
+@given(plays(), st.integers(1, 3))
+def test_the_referee_finds_nothing_where_decisions_stop_and_go_on(play, at_once):
+    nation, works, troubles = play
+    Clock(Theatre(nation, at_once=at_once)).play(works, troubles)

@@ -93,6 +93,8 @@ class Report:
     waiting: int
     violations: tuple[Violation, ...]
     overdue: int
+    unfinished: bool
+    """There is more to place at once."""
     tasks: dict[State, int]
 
 
@@ -161,6 +163,7 @@ def tick(control: Control, scenario: Scenario, now_ms: int) -> Report:
         waiting=len(plan.waits),
         violations=found,
         overdue=overdue,
+        unfinished=plan.unfinished,
         tasks=counts,
     )
 

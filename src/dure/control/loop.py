@@ -19,6 +19,8 @@ from dure.units import MS_PER_S
 RETRY_S_MAX: Final = 30.0
 DOUBLINGS_MAX: Final = 8
 CLOCK_STEP_MS: Final = 5_000
+SEARCH_EVERY: Final = 1_000
+"""Cycles between two searches of all memory for garbage: a quarter of an hour or more."""
 
 _LOG = structlog.get_logger("dure.control")
 
@@ -41,7 +43,7 @@ class ControlLoop(threading.Thread):
         self._after = after
         self._leads = leads
         self._led = True
-        self._settled = False
+        self._cycles = 0
         self._awake = threading.Event()
         self._stopping = threading.Event()
         self._clocks = (now_ms(), time.monotonic())
@@ -78,6 +80,8 @@ class ControlLoop(threading.Thread):
             now_ms = self._steady_now_ms()
             self._begin_to_lead(now_ms)
             report = tick(self._control, self._scenario(), now_ms)
+            if report.unfinished:
+                self._awake.set()
             self._settle_down()
             self._after(report, time.monotonic() - began_s)
         except DeposedError:
@@ -96,19 +100,21 @@ class ControlLoop(threading.Thread):
         return True
 
     def _settle_down(self) -> None:
-        """After the first cycle: what is in memory now stays, so it is no longer searched for
-        garbage. At 300,000 GPUs each such search would stop everything for most of a second.
+        """What a cycle leaves in memory stays, as a rule, so it is no longer searched for garbage:
+        at 300,000 GPUs each such search would stop everything for most of a second. Now and then
+        all of it is searched once, between two cycles.
         """
-        if not self._settled:
-            self._settled = True
+        self._cycles += 1
+        if self._cycles % SEARCH_EVERY == 1:
+            gc.unfreeze()
             gc.collect()
-            gc.freeze()
+        gc.freeze()
 
     def _begin_to_lead(self, now_ms: int) -> None:
         """Where another led before: what was known is old, and nobody has been silent to us yet."""
         if not self._led:
             self._led = True
-            self._settled = False
+            self._cycles = 0
             self._control.planner.forget()
             self._control = replace(self._control, up_since_ms=now_ms)
 

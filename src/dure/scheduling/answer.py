@@ -29,6 +29,7 @@ def answer(board: Board) -> Plan:
             *(_wait(task.source, reasons.of(task)) for task in board.waiting.values()),
             *(_wait(one, reasons.outside(one)) for one in board.outside.values()),
         ),
+        unfinished=board.scheduler.unfinished,
     )
 
 

@@ -21,7 +21,7 @@ from dure.scheduling.gate import BudgetGate
 from dure.scheduling.lane import Lane, Nodes
 from dure.scheduling.lines import Kind, Lines
 from dure.scheduling.promise import Promise
-from dure.scheduling.scheduler import Scheduler
+from dure.scheduling.scheduler import UNBOUNDED, Scheduler
 from dure.scheduling.waiting import LATE, Demand, Line, Task
 from dure.scheduling.world import NEVER_MS, Occupation, PoolState, Request, Usage, World
 from dure.shares import Cell, cells, changes_ms, path
@@ -113,9 +113,11 @@ class Board:
             assert task.keep is not None
             self.gate.budgets.start(task.source, kind.quotes[task.keep.lane.pool_id])
 
-    def decide(self) -> None:
-        """Decide; the scheduler's `starts` and `recalls` then say what."""
-        self.scheduler.decide(self.world.now_ms)
+    def decide(self, most: int = UNBOUNDED) -> None:
+        """Decide, of all that there is to decide about so much as asked for; the scheduler's
+        `starts` and `recalls` then say what.
+        """
+        self.scheduler.decide(self.world.now_ms, most)
         for task in self.scheduler.starts:
             del self.waiting[task.source.task_id]
             self._needs[task.source.allocation] -= task.line.source.hold_most

@@ -29,6 +29,7 @@ CLUSTER_SILENT: Final = "cluster-silent"
 WAITING_FOR_RECALL: Final = "waiting-for-recall"
 BEYOND_GUARANTEE: Final = "beyond-guarantee"
 FAIR_SHARE: Final = "fair-share"
+NEXT_CYCLE: Final = "next-cycle"
 
 # A task that runs is called back.
 RECALLED: Final = "recalled"
@@ -202,6 +203,16 @@ def beyond_guarantee(share: str, gpus: int, used: int) -> str:
 
 
 OTHERS_TURN: Final = "projects that have used less of what they are due come first"
+
+
+def next_cycle(request: Request, starts: int) -> Reason:
+    """So many others have started at once that its turn comes in the next cycle."""
+    start = "1 task before it starts" if starts == 1 else f"{starts:,} tasks before it start"
+    return Reason(
+        NEXT_CYCLE,
+        f"Waits for {shape(request.resources)}; {start} now, as many as one cycle starts, and it "
+        "has its turn in the next.",
+    )
 
 
 def waiting_for_recall(request: Request, pool_id: str, leaving: int, out_ms: int) -> Reason:

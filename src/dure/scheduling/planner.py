@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from dure.scheduling.answer import answer
 from dure.scheduling.board import Board
 from dure.scheduling.world import Plan, World
+
+AT_ONCE: Final = 500
+"""Starts and recalls that one plan holds. A start costs a tenth of a millisecond to find and some
+milliseconds to commit: without a bound, a large site that comes back would keep all other news
+waiting for a minute."""
 
 
 class Planner:
@@ -12,10 +19,12 @@ class Planner:
 
     A plan is what `schedule` would make of the same world, but for what a board remembers (`board`
     says what that is). Whether the plan before was carried out, the next world tells; so nothing
-    need be reported back. For one thread at a time.
+    need be reported back. A plan that holds `at_once` starts and recalls may be unfinished: its next
+    goes on from there. For one thread at a time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: int = AT_ONCE) -> None:
+        self.at_once = at_once
         self.board: Board | None = None
         """The one that made the latest plan."""
 
@@ -28,7 +37,7 @@ class Planner:
             board.update(world)
         else:
             board = Board(world)
-        board.decide()
+        board.decide(self.at_once)
         plan = answer(board)
         self.board = board
         return plan

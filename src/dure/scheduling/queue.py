@@ -38,8 +38,15 @@ class Queue:
             return
         self._epoch = now_ms // self._period_ms
         before, self._ranks = self._ranks, {}
-        for share in self._lines:
-            self._place_anew(share, before.get(share))
+        earlier: dict[Turns, None] = {}
+        for share, lines in self._lines.items():
+            rank = self.rank(share)
+            if rank != before.get(share):
+                for line in lines:
+                    if line.moves(rank):
+                        earlier.update(dict.fromkeys(line.stands_in()))
+        for turns in earlier:
+            turns.renew()
 
     @property
     def alarm_ms(self) -> int | None:

@@ -69,6 +69,9 @@ class Reasons:
         """Of any task of a line but the one that nodes are kept for."""
         if obstacle := self._budgets.kinds_obstacle(task.source):
             return obstacle
+        scheduler = self._board.scheduler
+        if scheduler.is_untried(task.line.demand):
+            return explain.next_cycle(task.source, len(scheduler.starts))
         kind: Kind = task.line.source
         if kind.apart and (short := self._budgets.short_everywhere(task.source, kind.found.quotes)):
             return short

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 
 from dure.scheduling.lane import Keep, Lane, Nodes, ordinals
 from dure.scheduling.promise import Promise
-from dure.scheduling.scheduler import Scheduler
+from dure.scheduling.scheduler import UNBOUNDED, Scheduler
 from dure.scheduling.waiting import IN_TIME, LATE, Demand, Line, Offer, Task
 
 
@@ -177,7 +177,12 @@ class Referee:
 
     # ---- what follows from it --------------------------------------------------------------------
 
-    def decide(self, now_ms: int) -> None:
+    @property
+    def unfinished(self) -> bool:
+        """See `Scheduler`."""
+        return self.scheduler.unfinished
+
+    def decide(self, now_ms: int, most: int = UNBOUNDED) -> None:
         """See `Scheduler.decide`.
 
         Raises:
@@ -185,7 +190,7 @@ class Referee:
         """
         self._now_ms = now_ms
         owed_before = {index: dict(pool.owed) for index, pool in self._pools.items()}
-        self.scheduler.decide(now_ms)
+        self.scheduler.decide(now_ms, most)
         self._moves()
         for index, pool in self._pools.items():
             self._see_keeps(pool, owed_before[index])
@@ -201,7 +206,8 @@ class Referee:
             for pool in self._pools.values():
                 self._figures(pool)
                 self._owed_comes_free(pool)
-            self._nothing_undone()
+            if not self.unfinished:
+                self._nothing_undone()
 
     def _moves(self) -> None:
         """Borrowers may have come under their own share's promise; nothing else changes it."""

@@ -36,6 +36,9 @@ from dure.scheduling.waiting import Claim, Demand, Offer, Task, Turn
 SHADOWS_MAX = 4
 """Lanes in which a blocked head looks for the soonest start."""
 
+UNBOUNDED = 1 << 62
+"""As many decisions at once as there are to make."""
+
 Whose = TypeVar("Whose", Demand, Claim)
 
 
@@ -73,8 +76,11 @@ class Scheduler:
         """Of the latest decision: who is given notice, and for whom."""
         self.held_up: list[Task] = []
         """Tasks that the gate has taken out of their lines; `readmit` puts them back."""
+        self.unfinished = False
+        """Whether the latest decision stopped at `most`: the next goes on where it stopped."""
         self._queue = Queue(tuning, fair)
         self._now_ms = 0
+        self._most = UNBOUNDED
         self._fresh: list[Task] = []
         self._freed: dict[int, Lane] = {}
         self._stirred: dict[int, Lane] = {}
@@ -166,12 +172,17 @@ class Scheduler:
 
     # ---- what follows from it --------------------------------------------------------------------
 
-    def decide(self, now_ms: int) -> None:
-        """Decide all that follows from what happened; `starts` and `recalls` then say what."""
+    def decide(self, now_ms: int, most: int = UNBOUNDED) -> None:
+        """Decide all that follows from what happened; `starts` and `recalls` then say what. After
+        `most` of them it may stop: then it is `unfinished`, and wants to be asked again at once.
+        """
         self._now_ms = now_ms
+        self._most = most
         self.starts = []
         self.recalls = []
-        self._stirred = {}
+        if not self.unfinished:
+            self._stirred = {}
+        self.unfinished = False
         self._queue.moves_to(now_ms)
         self._ring()
         for lane in self._freed.values():
@@ -183,7 +194,7 @@ class Scheduler:
         for task in fresh:
             self._queue.enter(task)
             self._show(task)
-        while self._touch():  # again, where what was kept for a head came free meanwhile
+        while not self.unfinished and self._touch():  # again: what was kept may have come free
             self._serve_promises()
             self._lend()
         for task in fresh:
@@ -219,6 +230,10 @@ class Scheduler:
     def active(self) -> bool:
         """Whether anything waits."""
         return bool(self._queue.active)
+
+    def is_untried(self, demand: Demand) -> bool:
+        """Whether the latest decision stopped before it came to a demand."""
+        return self.unfinished and demand.serial in self._touched
 
     def waiting(self) -> list[Demand]:
         """The demands with something waiting, in order of age."""
@@ -292,12 +307,20 @@ class Scheduler:
         turns = self._in_turn(self._claiming)
         self._claiming = {}
         while turns:
+            if self._stops():
+                self._claiming = {claim: None for _, _, claim in turns}
+                return
             _, nth, claim = heappop(turns)
             task = self._head(claim)
             if task is not None and self._redeem(task):
                 self._touched[claim.demand.serial] = claim.demand
                 if (turn := self._queue.turn(claim)) is not None:
                     heappush(turns, (turn, nth, claim))
+
+    def _stops(self) -> bool:
+        """Whether as much is decided as was asked for."""
+        self.unfinished = len(self.starts) + len(self.recalls) >= self._most
+        return self.unfinished
 
     def _in_turn(self, all_: Iterable[Whose]) -> list[tuple[Turn, int, Whose]]:
         """Demands or claims as a heap, the one on top whose turn it is."""
@@ -366,6 +389,9 @@ class Scheduler:
         turns = self._in_turn(self._touched.values())
         self._touched = {}
         while turns:
+            if self._stops():
+                self._touched = {demand.serial: demand for _, _, demand in turns}
+                return
             turn, nth, demand = heappop(turns)
             task = self._head(demand)
             if task is None:

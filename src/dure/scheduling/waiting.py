@@ -179,21 +179,30 @@ class Line:
 
     def place(self, rank: tuple[int, ...]) -> None:
         """Put the line where its head belongs; nowhere, where nothing waits in it."""
+        if self.moves(rank):
+            for turns in self.stands_in():
+                turns.push(self)
+
+    def stands_in(self) -> Iterator[Turns]:
+        """Where it has its turn: in its demand, and in its claims."""
+        yield self.demand.turns
+        for claim in self.claims:
+            yield claim.turns
+
+    def moves(self, rank: tuple[int, ...]) -> bool:
+        """Find out when its head has its turn, and whether that is earlier than before."""
         head = self.head
         if head is None:
             self.turn = None
-            return
+            return False
         late, _, cost, serial = head.place  # type: ignore[misc]
         nice = max(0, PRIORITY_DEFAULT - head.priority)
         turn = (late, rank if late else (), nice, cost, serial)
         before = self.turn
         if before == turn:
-            return
+            return False
         self.turn = turn
-        if before is None or turn < before:
-            self.demand.turns.push(self)
-            for claim in self.claims:
-                claim.turns.push(self)
+        return before is None or turn < before
 
     @property
     def head(self) -> Task | None:
@@ -232,11 +241,15 @@ class Turns:
         assert turn is not None
         heappush(self._heap, (turn, turn[-1], line))
         if len(self._heap) > self._most:
-            lines = dict.fromkeys(entry[2] for entry in self._heap)
-            turns = [(line.turn, line.turn[-1], line) for line in lines if line.turn is not None]
-            self._heap = turns
-            heapify(self._heap)
-            self._most = 2 * len(turns) + STALE_MAX
+            self.renew()
+
+    def renew(self) -> None:
+        """Many of the lines that stand here have another turn: enter each anew, once."""
+        lines = dict.fromkeys(entry[2] for entry in self._heap)
+        turns = [(line.turn, line.turn[-1], line) for line in lines if line.turn is not None]
+        self._heap = turns
+        heapify(self._heap)
+        self._most = 2 * len(turns) + STALE_MAX
 
     def first(self, rank: Callable[[str], tuple[int, ...]]) -> Line | None:
         """The line whose turn it is, by fair share as it stands now."""

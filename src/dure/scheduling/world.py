@@ -200,6 +200,8 @@ class Plan:
     reservations: tuple[Reservation, ...] = ()
     recalls: tuple[Recall, ...] = ()
     waits: tuple[Wait, ...] = ()
+    unfinished: bool = False
+    """There is more to decide at once: as many starts and recalls as one plan may hold are made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
