@@ -19,7 +19,7 @@ class Planner:
 
     A plan is what `schedule` would make of the same world, but for what a board remembers (`board`
     says what that is). Whether the plan before was carried out, the next world tells; so nothing
-    need be reported back. A plan that holds `at_once` starts and recalls may be unfinished: its next
+    need be reported back. One that holds `at_once` starts and recalls may be unfinished: the next
     goes on from there. For one thread at a time.
     """
 
