@@ -13,14 +13,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import httpx
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import event
 from starlette.testclient import TestClient
 
 from dure import codec, scenario
-from dure.agent.wire import AttemptReport, Manifest, Order, SyncReply, SyncRequest, Wish
+from dure.agent.identity import Identity
+from dure.agent.wire import AttemptReport, KeyOffer, Manifest, Order, SyncReply, SyncRequest, Wish
 from dure.allocations import Allocation, AllocationKind, Organisation, OrganisationKind, Project
 from dure.api.app import Pulse, create_app
 from dure.api.metrics import Metrics
+from dure.attestation import statement
 from dure.client import Client
 from dure.control.cycle import Control, Report, tick
 from dure.engines import EngineEnd, NodeReport, Phase, PoolReport
@@ -28,7 +31,7 @@ from dure.jobs import JobSpec, Resources
 from dure.people import Person, Role, TokenScope
 from dure.service import Service, access
 from dure.settings import Settings
-from dure.store import ledger, sites
+from dure.store import ledger, site_keys, sites
 from dure.store.blobs import Blobs, Logs
 from dure.store.database import Database
 from dure.store.migrate import migrate
@@ -182,6 +185,7 @@ class Nation:
         """Audit the ledger and its stored balances (I3, I4, I6)."""
         with self.database.read() as connection:
             audit = ledger.audit(connection)
+            assert site_keys.audit(connection) == ()
         assert audit.findings == ()
 
 
@@ -223,6 +227,8 @@ class Site:
     answers: bool = True
     reports: dict[str, AttemptReport] = field(default_factory=dict)
     denied: set[str] = field(default_factory=set)
+    drift: tuple[str, ...] = ()
+    identity: Identity = field(default_factory=lambda: Identity(Ed25519PrivateKey.generate()))
     reply: SyncReply | None = None
 
     def __post_init__(self) -> None:
@@ -232,6 +238,14 @@ class Site:
             transport=self.nation.transport,
             headers={"Authorization": f"Bearer {token}"},
         )
+        offer = KeyOffer(cluster_id=self.cluster, public_key=self.identity.public_key)
+        assert self.http.put("/v1/agent/key", content=codec.encode(offer)).status_code == 204
+
+    def signed(self, report: AttemptReport) -> AttemptReport:
+        """A report as a site sends it: an end is signed."""
+        if report.phase is not Phase.ENDED:
+            return report
+        return replace(report, signature=self.identity.sign(statement(self.cluster, report)))
 
     def sync(self) -> SyncReply:
         """Tell the present; what is closed is forgotten."""
@@ -241,7 +255,8 @@ class Site:
             engine="local",
             engine_answered=self.answers,
             pools=(PoolReport(self.pool, nodes),),
-            attempts=tuple(self.reports.values()),
+            attempts=tuple(self.signed(report) for report in self.reports.values()),
+            drift=self.drift,
             denied=tuple(sorted(self.denied)) if self.answers else (),
         )
         response = self.http.post("/v1/agent/sync", content=codec.encode(request))

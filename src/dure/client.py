@@ -48,6 +48,7 @@ from dure.views import (
     Problem,
     ProjectView,
     ReverseRequest,
+    SiteView,
     Statement,
     Submission,
     TaskOutputs,
@@ -378,6 +379,10 @@ class Client:
     def pools(self) -> tuple[PoolView, ...]:
         """Pools as planned and as reported now."""
         return self._get("/v1/pools", tuple[PoolView, ...])
+
+    def sites(self) -> tuple[SiteView, ...]:
+        """Sites that the caller oversees or administers."""
+        return self._get("/v1/sites", tuple[SiteView, ...])
 
     def snapshot(self) -> Snapshot:
         """The running federation, as a rehearsal begins with it (programme office)."""

@@ -468,6 +468,34 @@ class PoolView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SiteView:
+    """A cluster's site: when it was last heard, what it signs with, and what is wrong there."""
+
+    cluster: str
+    operator: str
+    engine: str
+    received_ms: int | None
+    """Its last sync; None: it was never heard."""
+    silent: bool
+    engine_answered: bool
+    attempts: int
+    """How many it reports."""
+    public_key: str | None
+    drift: tuple[str, ...]
+    """Where its engine does other than was asked of it."""
+    strangers: tuple[str, ...]
+    """Attempts that it reports and that are none of this federation's: left alone, not charged."""
+    late: tuple[str, ...]
+    """Attempts that it still runs though they were given up: being stopped, not charged."""
+
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing there needs anybody's attention."""
+        wrong = self.drift or self.strangers or self.late
+        return not self.silent and self.engine_answered and not wrong
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Whoami:
     """Who the caller's token says they are."""
 

@@ -7,6 +7,7 @@ import random
 from concurrent.futures import Executor, Future
 from pathlib import Path
 
+from dure.agent.identity import own_identity
 from dure.agent.loop import Agent, Site
 from dure.agent.uplink import UplinkError, UplinkRefusedError
 from dure.agent.wire import FileEntry, Manifest, Order, SyncReply, Wish
@@ -77,6 +78,7 @@ class FakeControl:
     def __init__(self) -> None:
         self.reply = reply()
         self.requests = []
+        self.offers = []
         self.blobs: dict[str, bytes] = {}
         self.manifests: dict[str, Manifest] = {}
         self.logs: dict[tuple[str, int], bytes] = {}
@@ -106,6 +108,10 @@ class FakeControl:
     def _hear(self) -> None:
         if self.down:
             raise UplinkError("nobody answers")
+
+    def enrol(self, offer):
+        self._hear()
+        self.offers.append(offer)
 
     def sync(self, request):
         self._hear()
@@ -257,6 +263,7 @@ class AgentBench:
         self.control = FakeControl()
         self.engine = FakeEngine(root)
         self.now_ms = 1_000_000
+        self.blackouts = ()
         self.restart()
 
     def restart(self) -> None:
@@ -268,6 +275,8 @@ class AgentBench:
                 engine_name="fake",
                 engine=self.engine,
                 uplink=self.control,
+                identity=own_identity(self.root),
+                blackouts=self.blackouts,
                 root=self.root / "agent",
                 executor=self.executor,
                 now_ms=lambda: self.now_ms,

@@ -18,7 +18,7 @@ from agent_bench import FakeControl, order, reply, tree
 
 from dure import codec
 from dure.agent.uplink import UplinkError, UplinkRefusedError
-from dure.agent.wire import FileEntry, Manifest, SyncRequest, Wish
+from dure.agent.wire import FileEntry, KeyOffer, Manifest, SyncRequest, Wish
 from dure.engines import EngineEnd, Phase
 
 pytestmark = pytest.mark.engine
@@ -63,6 +63,9 @@ class Handler(BaseHTTPRequestHandler):
         control = self.server.control
         assert self.headers["authorization"] == "Bearer dure-token"
         match url.path.removeprefix("/v1/agent/").split("/"):
+            case ["key"]:
+                control.enrol(codec.decode(KeyOffer, body))
+                return b""
             case ["sync"]:
                 return codec.encode(control.sync(codec.decode(SyncRequest, body)))
             case ["attempts", id_, "secrets"]:

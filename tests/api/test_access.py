@@ -227,6 +227,11 @@ def synced(world: World, ids: Ids) -> Ask:
     return Ask(body=json.loads(codec.encode(request)))
 
 
+def key_offered(world: World, ids: Ids) -> Ask:
+    public_key = world.site.identity.public_key
+    return Ask(body={"cluster_id": ids.cluster, "public_key": public_key})
+
+
 def named(**values: str) -> Callable[[World, Ids], Ask]:
     return lambda _world, _ids: Ask(dict(values))
 
@@ -287,6 +292,7 @@ ROWS: dict[tuple[str, str], Row] = {
     ("get", "/v1/acts"): Row(plain, OVERSIGHT, PEOPLE - OVERSIGHT),
     ("get", "/v1/fleet"): Row(plain, PEOPLE),
     ("get", "/v1/pools"): Row(plain, PEOPLE),
+    ("get", "/v1/sites"): Row(plain, PEOPLE),
     ("get", "/v1/tasks"): Row(lambda _w, ids: Ask(query={"project": ids.project}), SEEN_BY),
     ("get", "/v1/shares"): Row(plain, PEOPLE),
     ("get", "/v1/snapshot"): Row(plain, OFFICE, PEOPLE - OFFICE),
@@ -297,6 +303,7 @@ ROWS: dict[tuple[str, str], Row] = {
         lambda _w, ids: Ask({"project": ids.project, "sha256": SHA}, body=CONTENT), LAB
     ),
     ("post", "/v1/agent/sync"): Row(synced, {"agent"}),
+    ("put", "/v1/agent/key"): Row(key_offered, {"agent"}),
     ("get", "/v1/agent/attempts/{attempt}/secrets"): Row(of_attempt, {"agent"}),
     ("get", "/v1/agent/attempts/{attempt}/blobs/{sha256}"): Row(of_attempt, {"agent"}),
     ("get", "/v1/agent/attempts/{attempt}/manifests/{sha256}"): Row(

@@ -122,6 +122,7 @@ CALLS: dict[str, tuple[str, str, Call]] = {
     "enrol_agent": ("post", "/v1/agents/{cluster}", lambda c, _: c.enrol_agent("k")),
     "fleet": ("get", "/v1/fleet", lambda c, _: c.fleet()),
     "pools": ("get", "/v1/pools", lambda c, _: c.pools()),
+    "sites": ("get", "/v1/sites", lambda c, _: c.sites()),
     "tasks": ("get", "/v1/tasks", lambda c, _: c.tasks(project="p", open_only=True)),
     "shares": ("get", "/v1/shares", lambda c, _: c.shares()),
     "snapshot": ("get", "/v1/snapshot", lambda c, _: c.snapshot()),

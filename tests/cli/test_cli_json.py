@@ -38,6 +38,7 @@ from dure.views import (
     PersonView,
     PoolView,
     ProjectView,
+    SiteView,
     Statement,
     TaskOutputs,
     TokenView,
@@ -87,6 +88,7 @@ SAMPLES = {
     "acts": "--after 9 --limit 5",
     "fleet": "--at 2030-12-31",
     "pools": "",
+    "sites": "",
     "whoami": "",
     "allocation create": "a --project vision --credits 1 --from 2027-01-01 --until 2027-02-01",
     "allocation list": "",
@@ -163,6 +165,11 @@ def nation(plane, me, summary):
         pool="p", operator="sk", cluster="c", gpu_model="h200", gpus_per_node=8,
         gpus_in_service=8, nodes_up=0, gpus_up=0, gpus_used=0, silent=True,
     )  # fmt: skip
+    site = SiteView(
+        cluster="c", operator="sk", engine="slurm", received_ms=None, silent=False,
+        engine_answered=True, attempts=3, public_key=None, drift=("\x1b[2J[/bold]",),
+        strangers=("a-1",), late=("a-2",),
+    )  # fmt: skip
     act = Act(
         seq=8, at_ms=NOW_MS, person="kim", token="t-1", act="journal-reversed",
         subject="journal/3", sentence="\x1b[2J[/bold]",
@@ -188,6 +195,7 @@ def nation(plane, me, summary):
         ("GET", "/ledger/journals", httpx.Response(200, text="[]")),
         ("GET", "/acts", ActPage((act,), 8)),
         ("GET", "/pools", (pool,)),
+        ("GET", "/sites", (site,)),
         ("POST", "/allocations", balance),
         ("GET", "/allocations", (balance,)),
         ("GET", "/allocations/a", balance),

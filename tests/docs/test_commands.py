@@ -129,8 +129,9 @@ def test_agent_configurations_of_the_documents_are_understood(tmp_path: Path):
     from dure.agent.config import load_config  # noqa: PLC0415  as above
 
     page = pages.ROOT / "docs" / "how-to" / "operator.md"
-    (block,) = re.findall(r"^```toml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```toml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
     file = tmp_path / "agent.toml"
-    file.write_text(block)
+    file.write_text("\n".join(blocks))
 
-    assert load_config(file).cluster_id == "nhn-national"
+    config = load_config(file)
+    assert (config.cluster_id, len(config.blackouts)) == ("nhn-national", 2)

@@ -20,6 +20,7 @@ from pathlib import Path
 import structlog
 
 from dure.agent.config import AgentConfig, ConfigError, load_config, open_engine, read_token
+from dure.agent.identity import Identity, IdentityError, own_identity
 from dure.agent.loop import Agent, Site
 from dure.agent.uplink import HttpUplink
 from dure.engines import Engine, EngineError
@@ -38,12 +39,13 @@ def main(arguments: list[str] | None = None) -> int:
         config = load_config(options.config)
         token = read_token(here / config.token_file)
         root = _make_private(here / config.root)
+        identity = own_identity(root)
         engine = open_engine(config, root / "engine")
-    except (ConfigError, EngineError, OSError, ValueError) as error:
+    except (ConfigError, EngineError, IdentityError, OSError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     _configure_log(options.log_format)
-    _run(config, root, engine, token)
+    _run(config, root, engine, HttpUplink(config.url, token), identity)
     return 0
 
 
@@ -55,8 +57,9 @@ def _make_private(root: Path) -> Path:
     return root
 
 
-def _run(config: AgentConfig, root: Path, engine: Engine, token: str) -> None:
-    uplink = HttpUplink(config.url, token)
+def _run(
+    config: AgentConfig, root: Path, engine: Engine, uplink: HttpUplink, identity: Identity
+) -> None:
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="dure-agent") as executor:
         agent = Agent(
             Site(
@@ -65,6 +68,8 @@ def _run(config: AgentConfig, root: Path, engine: Engine, token: str) -> None:
                 interval_s=config.interval_s,
                 engine=engine,
                 uplink=uplink,
+                identity=identity,
+                blackouts=config.blackouts,
                 root=root,
                 executor=executor,
                 dice=random.Random(),  # noqa: S311  it only spreads retries out

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from dure import codec
+from dure.agent.blackout import Blackout
 from dure.engines import Engine
 from dure.engines.local import LocalEngine, LocalPool
 from dure.engines.slurm import SlurmEngine, SlurmPool, SlurmSite
@@ -45,6 +46,8 @@ class AgentConfig:
     interval_s: float = 0.0
     """The shortest time between two rounds, each of which asks the engine once for all its jobs;
     0: as often as the control plane asks."""
+    blackouts: tuple[Blackout, ...] = ()
+    """When pools are their owner's alone."""
     engine: LocalSite | SlurmSite
     pools: tuple[LocalPool, ...] | tuple[SlurmPool, ...]
 
@@ -60,6 +63,13 @@ class AgentConfig:
             raise ValueError("pools is empty; an agent must offer at least one pool")
         if len({pool.pool_id for pool in self.pools}) != len(self.pools):
             raise ValueError("pools names a pool_id twice")
+        known = {pool.pool_id for pool in self.pools}
+        for blackout in self.blackouts:
+            if unknown := set(blackout.pools) - known:
+                raise ValueError(
+                    f"a blackout names the pool {shown(min(unknown))}; pools has "
+                    f"{', '.join(sorted(known))}"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,15 +18,27 @@ from typing import Final, TypeVar
 
 import structlog
 
+from dure.agent.blackout import Blackout
 from dure.agent.cache import Cache, ContentError
+from dure.agent.closing import CLOSED, Closing
 from dure.agent.decide import Action, Stage, Verb, actions, denied
+from dure.agent.identity import Identity
 from dure.agent.logs import ROUND_BYTES_MAX, LogPusher
 from dure.agent.prepare import Preparer, launch_of
 from dure.agent.records import Record, Records
 from dure.agent.saved import saved_ms
-from dure.agent.settle import Settler, never_started, report_of, unsettled
+from dure.agent.settle import Settler, fit, never_started, report_of, unsettled
 from dure.agent.uplink import Uplink, UplinkError, UplinkRefusedError
-from dure.agent.wire import AttemptReport, Order, SyncReply, SyncRequest
+from dure.agent.wire import (
+    DRIFT_MAX,
+    DRIFTS_MAX,
+    AttemptReport,
+    KeyOffer,
+    Order,
+    SyncReply,
+    SyncRequest,
+)
+from dure.attestation import statement
 from dure.engines import (
     Engine,
     EngineEnd,
@@ -63,6 +75,8 @@ class Site:
     """The site's floor under the time between two rounds."""
     engine: Engine
     uplink: Uplink
+    identity: Identity
+    blackouts: tuple[Blackout, ...] = ()
     root: Path
     executor: Executor
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
@@ -88,6 +102,7 @@ class Agent:
         self._reply: SyncReply | None = None
         self._lease_until_ms = 0
         self._failed_syncs = 0
+        self._enrolled = False
         self._preparing: dict[str, Future[dict[str, str]]] = {}
         self._ready: dict[str, dict[str, str]] = {}
         self._settling: dict[str, Future[AttemptReport]] = {}
@@ -97,6 +112,7 @@ class Agent:
         self._strangers: set[str] = set()
         self._refused: set[str] = set()
         self._drift: set[str] = set()
+        self._closing = Closing(site.blackouts)
         self._wake = threading.Event()
 
     def run(self, stopping: threading.Event) -> None:
@@ -124,6 +140,7 @@ class Agent:
         self._harvest()
         sent_ms = self._site.now_ms()
         try:
+            self._enrol()
             reply = self._site.uplink.sync(self._request())
         except (UplinkError, UplinkRefusedError) as error:
             self._failed_syncs += 1
@@ -134,9 +151,17 @@ class Agent:
         self._lease_until_ms = sent_ms + reply.lease_s * 1_000
         self._extend(self._reply)
         self.act()
+        self._send_away()
         self._push_logs()
         asked_s = min(max(reply.interval_s, INTERVAL_MIN_S), INTERVAL_MAX_S)
         return max(asked_s, self._site.interval_s)
+
+    def _enrol(self) -> None:
+        """Names the key, once in the life of this process: the control plane may be another."""
+        if not self._enrolled:
+            key = self._site.identity.public_key
+            self._site.uplink.enrol(KeyOffer(cluster_id=self._site.cluster_id, public_key=key))
+            self._enrolled = True
 
     def act(self) -> None:
         """Does what follows from the last sync, while its lease lasts and the engine answers."""
@@ -167,7 +192,7 @@ class Agent:
     def _observe(self) -> None:
         try:
             self._seen = {o.attempt_id: o for o in self._site.engine.observe()}
-            self._pools = self._site.engine.capacity()
+            self._pools = self._closing.offered(self._site.engine.capacity(), self._site.now_ms())
             self._answered = True
         except (EngineError, OSError) as error:
             self._answered = False
@@ -180,6 +205,17 @@ class Agent:
             if record.stage is Stage.SUBMITTING and attempt_id in self._seen:
                 with self._one_attempt("note", attempt_id):
                     self._records.put(replace(record, stage=Stage.SUBMITTED))
+
+    def _send_away(self) -> None:
+        """What runs in a pool that its owner has closed has notice."""
+        for attempt_id, seen in self._seen.items():
+            record = self._records.get(attempt_id)
+            if record is None or seen.phase is Phase.ENDED:
+                continue
+            if self._closing.must_go(attempt_id, record.order.pool_id):
+                with self._one_attempt("stop", attempt_id):
+                    self._site.engine.stop(attempt_id)
+                    self._closing.told(attempt_id)
 
     def _say_drift(self) -> None:
         """Each drift once, for as long as it lasts."""
@@ -222,9 +258,17 @@ class Agent:
             engine=self._site.engine_name,
             engine_answered=self._answered,
             pools=self._pools,
-            attempts=tuple(reports[id_] for id_ in sorted(reports)),
+            attempts=tuple(self._signed(reports[id_]) for id_ in sorted(reports)),
             denied=denied(orders, reports.keys(), self._known()) if self._answered else (),
+            drift=tuple(fit(one, DRIFT_MAX) for one in sorted(self._drift)[:DRIFTS_MAX]),
         )
+
+    def _signed(self, report: AttemptReport) -> AttemptReport:
+        """An end is signed, as what was used is metered by it."""
+        if report.phase is not Phase.ENDED:
+            return report
+        said = statement(self._site.cluster_id, report)
+        return replace(report, signature=self._site.identity.sign(said))
 
     def _report(self, seen: Observation) -> AttemptReport:
         if seen.phase is Phase.ENDED and self._order(seen.attempt_id) is not None:
@@ -319,6 +363,9 @@ class Agent:
         attempt_id = order.attempt_id
         if attempt_id in self._resting or attempt_id in self._preparing:
             return False
+        if self._closing.holds(order.pool_id):
+            self._finish_unstarted(order, EngineEnd.STOPPED, CLOSED)
+            return True
         secrets = self._ready.get(attempt_id)
         if secrets is None:  # the agent was restarted in between; secrets are never written down
             return self._start_preparing(order)
@@ -448,6 +495,7 @@ class Agent:
     def _settled(self, attempt_id: str, report: AttemptReport) -> None:
         record = self._records.get(attempt_id)
         assert record is not None, "settling starts with a record"
+        report = self._closing.explained(report)
         crash_point("agent.before-finish")
         self._records.put(Record(order=record.order, stage=Stage.FINISHED, report=report))
         log.info("ended", attempt_id=attempt_id, end=report.end, exit_code=report.exit_code)

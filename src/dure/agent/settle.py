@@ -95,7 +95,7 @@ def report_of(
         ended_ms=observation.ended_ms,
         end=observation.end,
         exit_code=observation.exit_code,
-        detail=fit_detail(observation.detail if detail is None else detail),
+        detail=fit(observation.detail if detail is None else detail, DETAIL_MAX),
         outputs=outputs,
         checkpoint=checkpoint,
     )
@@ -119,11 +119,11 @@ def never_started(attempt_id: str, end: EngineEnd, detail: str, now_ms: int) -> 
         phase=Phase.ENDED,
         ended_ms=now_ms,
         end=end,
-        detail=fit_detail(detail),
+        detail=fit(detail, DETAIL_MAX),
     )
 
 
-def fit_detail(text: str) -> str:
-    """What a report's detail can carry of any text."""
+def fit(text: str, limit: int) -> str:
+    """What a report can carry of any text."""
     clean = text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
-    return clean if len(clean) <= DETAIL_MAX else clean[: DETAIL_MAX - 3] + "..."
+    return clean if len(clean) <= limit else clean[: limit - 3] + "..."

@@ -11,7 +11,7 @@ import httpx
 from pydantic import ValidationError
 
 from dure import codec
-from dure.agent.wire import FileEntry, Manifest, SyncReply, SyncRequest
+from dure.agent.wire import FileEntry, KeyOffer, Manifest, SyncReply, SyncRequest
 from dure.errors import RefusedError
 from dure.text import shown
 from dure.views import Upload
@@ -38,6 +38,10 @@ class UplinkRefusedError(Exception):
 
 class Uplink(Protocol):
     """What an agent asks of the control plane. Every call may raise the two errors above."""
+
+    def enrol(self, offer: KeyOffer) -> None:
+        """Names the key that the site signs with. The same again changes nothing."""
+        ...
 
     def sync(self, request: SyncRequest) -> SyncReply:
         """States what is, and hears what should be."""
@@ -87,6 +91,10 @@ class HttpUplink:
     def close(self) -> None:
         """Closes the connections."""
         self._client.close()
+
+    def enrol(self, offer: KeyOffer) -> None:
+        """See `Uplink.enrol`."""
+        self._call("PUT", "/key", content=codec.encode(offer), headers=_JSON)
 
     def sync(self, request: SyncRequest) -> SyncReply:
         """See `Uplink.sync`."""

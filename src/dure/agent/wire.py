@@ -21,6 +21,9 @@ MANIFEST_BYTES_MAX = 16 * 1024**2
 """Of a manifest as JSON: it has room for FILES_MAX paths of 600 characters."""
 ATTEMPT_ID_MAX = 80
 DETAIL_MAX = 2_000
+SIGNATURE_MAX = 100
+DRIFTS_MAX = 100
+DRIFT_MAX = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +82,13 @@ class AttemptReport:
     outputs: str | None = None
     """The digest of what was collected once it ended, as a manifest that was registered before."""
     checkpoint: str | None = None
+    signature: str | None = None
+    """The site's, of an end: see `dure.attestation`."""
 
     def __post_init__(self) -> None:
         check_text("attempt_id", self.attempt_id, limit=ATTEMPT_ID_MAX)
+        if self.signature is not None:
+            check_text("signature", self.signature, limit=SIGNATURE_MAX)
         check_text("engine_id", self.engine_id, limit=200)
         check_text("detail", self.detail, limit=DETAIL_MAX)
         for field in (self.started_ms, self.saved_ms, self.ended_ms, self.exit_code):
@@ -106,14 +113,31 @@ class SyncRequest:
     attempts: tuple[AttemptReport, ...]
     denied: tuple[str, ...] = ()
     """Attempts that the engine once had, or may have had, and of which it now knows nothing."""
+    drift: tuple[str, ...] = ()
+    """Where the engine does other than was asked of it: a sentence each."""
 
     def __post_init__(self) -> None:
+        if len(self.drift) > DRIFTS_MAX:
+            raise ValueError(f"drift has {len(self.drift)} sentences; at most {DRIFTS_MAX}")
+        for sentence in self.drift:
+            check_text("drift", sentence, limit=DRIFT_MAX)
         for attempt_id in self.denied:
             check_text("denied", attempt_id, limit=ATTEMPT_ID_MAX)
         if self.denied and not self.engine_answered:
             raise ValueError("denied names attempts; an engine that did not answer denies nothing")
         if both := set(self.denied) & {report.attempt_id for report in self.attempts}:
             raise ValueError(f"attempt {shown(min(both))} is both reported and denied")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyOffer:
+    """The key that an agent will sign with: 32 bytes of Ed25519 in base64."""
+
+    cluster_id: str
+    public_key: str
+
+    def __post_init__(self) -> None:
+        check_text("public_key", self.public_key, limit=SIGNATURE_MAX)
 
 
 class Wish(StrEnum):

@@ -12,7 +12,7 @@ from dure.allocations import Allocation
 from dure.api.requests import Administrator, JsonBody, Reader
 from dure.fleet import FleetTotals
 from dure.journal import Journal
-from dure.service import accounts, awards, rehearsal, sites
+from dure.service import accounts, awards, rehearsal, site_views, sites
 from dure.service.accounts import StatementQuery, UsageQuery
 from dure.snapshot import Snapshot
 from dure.units import INSTANT_MS_MAX
@@ -22,6 +22,7 @@ from dure.views import (
     LendingStatement,
     PoolView,
     ReverseRequest,
+    SiteView,
     Statement,
     UsagePage,
 )
@@ -130,6 +131,12 @@ def fleet(caller: Reader, at_ms: Instant = None) -> FleetTotals:
 def pools(caller: Reader) -> tuple[PoolView, ...]:
     """Pools as planned and as reported now."""
     return sites.pools(caller.service)
+
+
+@router.get("/sites")
+def list_sites(caller: Reader) -> tuple[SiteView, ...]:
+    """Sites: when each was heard, and what is wrong there (programme office, operators)."""
+    return site_views.visible(caller.service, caller.principal)
 
 
 @router.get("/snapshot")

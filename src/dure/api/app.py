@@ -15,7 +15,7 @@ from dure import __version__
 from dure.api import accounts, errors, jobs, listing, openapi, people, sites
 from dure.api.metrics import CONTENT_TYPE, Metrics
 from dure.api.stream import Streams
-from dure.service import Service
+from dure.service import Service, site_views
 from dure.service import sites as site_service
 
 CYCLE_AGE_S_MAX = 60.0
@@ -66,7 +66,8 @@ def create_app(service: Service, metrics: Metrics, pulse: Pulse) -> FastAPI:
     async def read_metrics() -> Response:
         """Metrics, in Prometheus' text format."""
         pools = await to_thread.run_sync(site_service.pools, service)
-        return Response(metrics.text(pools), media_type=CONTENT_TYPE)
+        sites = await to_thread.run_sync(site_views.all_sites, service)
+        return Response(metrics.text(pools, sites), media_type=CONTENT_TYPE)
 
     app.add_middleware(Counted, metrics=metrics)
     return app

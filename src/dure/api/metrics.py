@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from dure.control.cycle import Report
 from dure.life import TERMINAL, State
-from dure.views import PoolView
+from dure.views import PoolView, SiteView
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -62,6 +62,13 @@ class Metrics:
             "dure_pool_silent", "Whether a pool's site is silent", ["pool"], registry=self.registry
         )
 
+        self.trouble = Gauge(
+            "dure_site_trouble",
+            "What is wrong at a site: drift, attempts unknown here, attempts given up that run",
+            ["cluster", "what"],
+            registry=self.registry,
+        )
+
     def cycle(self, report: Report, took_s: float) -> None:
         """Note a cycle."""
         self.cycle_s.observe(took_s)
@@ -74,8 +81,15 @@ class Metrics:
             if state not in TERMINAL:
                 self.tasks.labels(state).set(report.tasks.get(state, 0))
 
-    def text(self, pools: tuple[PoolView, ...]) -> bytes:
-        """The exposition, with the pools as they are now."""
+    def text(self, pools: tuple[PoolView, ...], sites: tuple[SiteView, ...]) -> bytes:
+        """The exposition, with the pools and sites as they are now."""
+        for site in sites:
+            for what, count in (
+                ("drift", len(site.drift)),
+                ("strangers", len(site.strangers)),
+                ("late", len(site.late)),
+            ):
+                self.trouble.labels(site.cluster, what).set(count)
         for pool in pools:
             for of, gpus in (
                 ("in-service", pool.gpus_in_service),

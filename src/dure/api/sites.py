@@ -12,6 +12,7 @@ from dure.agent.wire import (
     FILE_BYTES_MAX,
     MANIFEST_BYTES_MAX,
     FileEntry,
+    KeyOffer,
     Manifest,
     SyncReply,
     SyncRequest,
@@ -57,6 +58,13 @@ async def _receive(service_: Service, request: Request, project: str, sha256: st
             await to_thread.run_sync(incoming.write, piece)
     entry = FileEntry(path=sha256, size=incoming.size, sha256=sha256)
     await to_thread.run_sync(service.note_blob, service_, project, entry)
+
+
+@router.put("/agent/key", status_code=204)
+def enrol_key(caller: Agent, body: Annotated[KeyOffer, Depends(JsonBody(KeyOffer))]) -> Response:
+    """Name the key that the site signs with, once. Idempotent."""
+    service.enrol_key(caller.service, caller.principal, body)
+    return Response(status_code=204)
 
 
 @router.post("/agent/sync")

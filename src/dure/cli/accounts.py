@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -187,13 +188,14 @@ def _audit_online(shell: Shell, anchor: Anchor | None, export: Path | None) -> A
 def _audit_database(data: Path, anchor: Anchor | None) -> Audit:
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 (heavy, and only here)
 
-    from dure.store import ledger  # noqa: PLC0415
+    from dure.store import ledger, site_keys  # noqa: PLC0415
     from dure.store.where import existing  # noqa: PLC0415
 
     with existing(data) as database:
         try:
             with database.read() as connection:
-                return ledger.audit(connection, anchor)
+                book = ledger.audit(connection, anchor)
+                return replace(book, findings=(*book.findings, *site_keys.audit(connection)))
         except SQLAlchemyError:
             raise RefusedError(
                 "bad-input", f"{database.name} is not a database of Dure's."

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from dure.fleet import FleetTotals
-    from dure.views import PoolView
+    from dure.views import PoolView, SiteView
 
 
 def register(app: typer.Typer) -> None:
     """Enter the commands."""
     app.command("fleet")(fleet)
     app.command("pools")(pools)
+    app.command("sites")(sites)
 
 
 def fleet(
@@ -47,6 +48,47 @@ def pools(ctx: typer.Context, output: OutputOption = Output.TABLE) -> None:
     with shell.client() as client:
         found = client.pools()
     emit(shell, output, found, lambda to: to.print(_pools(found)))
+
+
+def sites(ctx: typer.Context, output: OutputOption = Output.TABLE) -> None:
+    """List operators' sites: when each was heard, and what is wrong there."""
+    shell = shell_of(ctx)
+    with shell.client() as client:
+        found = client.sites()
+    emit(shell, output, found, lambda to: _show_sites(to, found))
+
+
+def _show_sites(to: Console, found: tuple[SiteView, ...]) -> None:
+    rows = [
+        (
+            one.operator,
+            one.cluster,
+            one.engine,
+            "never" if one.received_ms is None else instant(one.received_ms),
+            f"{one.attempts:,}",
+            one.public_key or "none",
+            "well" if one.is_well else _trouble(one),
+        )
+        for one in found
+    ]
+    heads = ("operator", "cluster", "engine", "heard", "attempts", "signs with", "state")
+    to.print(table(heads, rows, right={"attempts"}))
+    for one in found:
+        for sentence in one.drift:
+            line(to, f"{one.cluster}: {sentence}")
+        for attempt in one.strangers:
+            line(to, f"{one.cluster}: {attempt} is not this federation's; it is left alone.")
+        for attempt in one.late:
+            line(to, f"{one.cluster}: {attempt} was given up and still runs; it is being stopped.")
+
+
+def _trouble(site: SiteView) -> str:
+    if site.silent:
+        return "silent"
+    if not site.engine_answered:
+        return "its engine does not answer"
+    counts = (("drift", site.drift), ("strangers", site.strangers), ("late", site.late))
+    return ", ".join(f"{name} {len(what)}" for name, what in counts if what)
 
 
 def _show_totals(to: Console, totals: FleetTotals) -> None:

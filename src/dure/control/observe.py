@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from dure.agent.wire import AttemptReport, Wish
+from dure.attestation import attestation
 from dure.control.transition import Happened, possible_ms
 from dure.engines import EngineEnd, Phase
 from dure.errors import Reason
@@ -93,6 +94,7 @@ def reported(attempt: Attempt, state: State, report: AttemptReport) -> Happened 
     """
     if report.phase is Phase.ENDED:
         assert report.end is not None
+        signed = attestation(attempt.cluster, report)
         asked = state in {State.CANCELLING, State.RECALLING}
         if report.end is EngineEnd.STOPPED and attempt.wish is Wish.STOP and not asked:
             report = replace(report, end=EngineEnd.WALLTIME_REACHED)
@@ -100,6 +102,7 @@ def reported(attempt: Attempt, state: State, report: AttemptReport) -> Happened 
             event=_END_EVENTS[report.end or EngineEnd.STOPPED],
             reason=_end_reason(report),
             report=report,
+            attestation=signed,
         )
     if report.phase is Phase.RUNNING and state in {State.INTENDED, State.STARTING, State.UNKNOWN}:
         return Happened(event=Event.STARTED, reason=Reason("running", "runs"), report=report)

@@ -43,6 +43,8 @@ class Happened:
     event: Event
     reason: Reason
     report: AttemptReport | None = None
+    attestation: str | None = None
+    """What the site has signed of an end."""
 
 
 def advance(connection: Connection, task: Task, happened: Happened, now_ms: int) -> State:
@@ -160,6 +162,7 @@ def close_attempt(
         dispute=metered.dispute.sentence if metered.dispute else None,
         outputs=report.outputs if report else None,
         checkpoint=report.checkpoint if report else None,
+        attestation=happened.attestation,
     )
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from dure.errors import NotFoundError, RefusedError
 from dure.people import MAY, NATION, Action, Person, Principal, Role, RoleGrant, TokenScope
 from dure.service import Service
-from dure.store import acts, people
+from dure.store import acts, people, site_keys
 from dure.store.acts import Deed
 from dure.store.people import NewTokenRow
 from dure.text import check_slug
@@ -166,6 +166,7 @@ def enrol_agent(service: Service, principal: Principal, cluster: str) -> NewToke
             people.add_person(connection, account, now_ms)
         people.grant(connection, person, RoleGrant(Role.AGENT, cluster), now_ms)
         revoked = people.revoke_tokens(connection, now_ms, person=person)
+        site_keys.retire(connection, cluster, now_ms)
         request = TokenRequest(label="agent", scopes=(TokenScope.AGENT,), days=AGENT_TOKEN_DAYS)
         made = issue(connection, service, person, request)
         deed = Deed(

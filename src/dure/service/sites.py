@@ -9,9 +9,11 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from dure.agent.wire import FileEntry, Manifest, Order, SyncReply, SyncRequest
+from dure.agent.wire import FileEntry, KeyOffer, Manifest, Order, SyncReply, SyncRequest
+from dure.attestation import is_public_key, is_signed
 from dure.control.snapshot import world as snapshot_world
-from dure.errors import NotFoundError, RefusedError
+from dure.engines import Phase
+from dure.errors import NotFoundError, Reason, RefusedError
 from dure.faults import crash_point
 from dure.fleet import FleetTotals, totals
 from dure.jobs import NODES_MAX, Notice
@@ -19,13 +21,17 @@ from dure.people import Action, Principal
 from dure.service import Service
 from dure.service.access import require_seen
 from dure.settings import Settings
-from dure.store import attempts, files, jobs, secrets, sites
+from dure.store import acts, attempts, events, files, jobs, secrets, site_keys, sites
+from dure.store.acts import Deed
 from dure.store.attempts import Attempt
+from dure.store.events import Happening
+from dure.text import shown
 from dure.units import INT64_MAX, MS_PER_S
 from dure.views import PoolView, Upload
 
 LOG_PIECE_BYTES_MAX: Final = 256 * 1024
 _NOTES_WITHIN_PATIENCE: Final = 3
+_LATE: Final = "late-return"
 
 
 def sync(service: Service, principal: Principal, report: SyncRequest) -> SyncReply:
@@ -39,11 +45,13 @@ def sync(service: Service, principal: Principal, report: SyncRequest) -> SyncRep
     require_seen(principal, Action.SYNC, cluster, NotFoundError("cluster", cluster))
     call = _Call(report, service.now_ms(), service.settings)
     with service.database.read() as connection:
+        _require_signed(report, site_keys.enrolled(connection, cluster))
         open_attempts = attempts.open_attempts(connection, cluster)
         if _is_old_news(connection, call, open_attempts):
             return _reply(connection, call, open_attempts)
     with service.database.write() as connection:
         sites.store_report(connection, report, call.now_ms)
+        _note_late_returns(connection, call)
         open_attempts = attempts.open_attempts(connection, cluster)
         attempts.note_accepted(connection, _newly_accepted(report, open_attempts))
         until_ms = call.now_ms + service.settings.lease_s * MS_PER_S
@@ -53,6 +61,67 @@ def sync(service: Service, principal: Principal, report: SyncRequest) -> SyncRep
         crash_point("sync.before-commit", when=bool(report.attempts))
     service.wake()
     return reply
+
+
+def enrol_key(service: Service, principal: Principal, offer: KeyOffer) -> None:
+    """A cluster's agent names the key that it signs with, once. Idempotent.
+
+    Raises:
+        RefusedError: it is no such key, or the cluster has another.
+    """
+    cluster = offer.cluster_id
+    require_seen(principal, Action.SYNC, cluster, NotFoundError("cluster", cluster))
+    if not is_public_key(offer.public_key):
+        sentence = f"public_key {shown(offer.public_key)} is not 32 bytes of Ed25519 in base64."
+        raise RefusedError("bad-input", sentence)
+    with service.database.write() as connection:
+        known = site_keys.enrolled(connection, cluster)
+        if known == offer.public_key:
+            return
+        if known is not None or site_keys.was_enrolled(connection, cluster, offer.public_key):
+            raise RefusedError(
+                "other-key",
+                f"{cluster} has enrolled another key; whoever administers it runs "
+                f"`dure agent enrol {cluster}` for a new token, with which a new key may come.",
+                status=409,
+            )
+        now_ms = service.now_ms()
+        site_keys.enrol(connection, cluster, offer.public_key, now_ms)
+        sentence = f"The agent of {cluster} signs with the key {offer.public_key} from now on."
+        deed = Deed(act="site-key-enrolled", subject=f"cluster/{cluster}", sentence=sentence)
+        acts.write(connection, principal, deed, now_ms)
+
+
+def _require_signed(report: SyncRequest, key: str | None) -> None:
+    """Once a cluster has a key, every end that it reports is signed with it."""
+    if key is None:
+        return
+    for said in report.attempts:
+        if said.phase is Phase.ENDED and not is_signed(report.cluster_id, said, key):
+            raise RefusedError(
+                "not-signed",
+                f"The end of attempt {shown(said.attempt_id)} is not signed with the key that "
+                f"{report.cluster_id} has enrolled.",
+                status=403,
+            )
+
+
+def _note_late_returns(connection: Connection, call: _Call) -> None:
+    """A site is back with attempts that were given up in its silence: each is said once, in its
+    job's events. Its agent stops them, as another may run in their place; nothing is charged.
+    """
+    running = [said.attempt_id for said in call.report.attempts if said.phase is not Phase.ENDED]
+    for late in attempts.closed_of(connection, running, call.report.cluster_id):
+        if not events.has(connection, late.attempt, _LATE):
+            text = (
+                f"{call.report.cluster_id} is back and still runs attempt {late.attempt}, which "
+                "was given up; its agent stops it, and what it runs now is not charged"
+            )
+            happening = Happening(
+                project=late.project, job=late.job, task=late.task, attempt=late.attempt,
+                reason=Reason(_LATE, text),
+            )  # fmt: skip
+            events.write(connection, happening, call.now_ms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -265,6 +265,28 @@ def known(connection: Connection, ids: Iterable[str]) -> dict[str, tuple[str, bo
     return {row.id: (row.cluster, row.closed_ms is not None) for row in rows}
 
 
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A closed attempt, and whose it was; `task` and `job` are row ids."""
+
+    attempt: str
+    task: int
+    job: int
+    project: str
+
+
+def closed_of(connection: Connection, ids: Sequence[str], cluster: str) -> tuple[Closed, ...]:
+    """Of those attempts, the closed ones of a cluster, by id."""
+    of = attempts.c
+    rows = connection.execute(
+        select(of.id, of.task, of.job, jobs.c.project)
+        .join_from(attempts, jobs, jobs.c.id == of.job)
+        .where(of.id.in_(ids), of.cluster == cluster, of.closed_ms.is_not(None))
+        .order_by(of.id)
+    )
+    return tuple(Closed(row.id, row.task, row.job, row.project) for row in rows)
+
+
 def last_outputs(connection: Connection, job: int) -> tuple[tuple[int, str, Manifest], ...]:
     """(task index, attempt id, manifest) of each task's last closed attempt with outputs."""
     rows = connection.execute(

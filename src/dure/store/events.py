@@ -40,6 +40,12 @@ def write(connection: Connection, happening: Happening, now_ms: int) -> None:
     )
 
 
+def has(connection: Connection, attempt: str, code: str) -> bool:
+    """Whether an event of that code was written of an attempt."""
+    query = select(events.c.seq).where(events.c.attempt == attempt, events.c.code == code)
+    return connection.scalar(query.limit(1)) is not None
+
+
 def of_job(
     connection: Connection, job: int, *, after: int = 0, limit: int = 1_000
 ) -> tuple[EventView, ...]:

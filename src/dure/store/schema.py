@@ -119,6 +119,20 @@ sites = Table(
     comment="the latest sync of each cluster's agent: level-triggered, so the latest is enough",
 )
 
+site_keys = Table(
+    "site_keys",
+    metadata,
+    Column("cluster", String, primary_key=True),
+    Column("public_key", String, primary_key=True),
+    Column("enrolled_ms", BigInteger, nullable=False),
+    Column("retired_ms", BigInteger),
+    comment="Ed25519 keys of clusters' agents, in base64; of each cluster one is not retired",
+)
+_ENROLLED: Final[dict[str, Any]] = {
+    f"{database}_where": site_keys.c.retired_ms.is_(None) for database in ("sqlite", "postgresql")
+}
+Index("ux_site_keys_enrolled", site_keys.c.cluster, unique=True, **_ENROLLED)
+
 # ---- what ----------------------------------------------------------------------------------------
 
 jobs = Table(
@@ -242,6 +256,7 @@ attempts = Table(
     Column("lenders", JSON, nullable=False, server_default="[]"),
     Column("notice_ms", BigInteger),
     Column("saved_ms", BigInteger),
+    Column("attestation", String),
     UniqueConstraint("task", "number"),
 )
 _OPEN: Final[dict[str, Any]] = {
