@@ -60,6 +60,7 @@ from dure.metering import Tariff
 from dure.policy import DataClass, Rules
 from dure.scenario import Scenario
 from dure.scheduling import Planner
+from dure.scheduling.floor import UNBOUNDED
 from dure.settings import Settings
 from dure.store import attempts, projects, sites
 from dure.store import ledger as ledger_store
@@ -83,10 +84,10 @@ PARTS = ("snapshot", "violations", "commit", "give_notice", "foresee", "keep_rea
          "_end_what_is_over")  # fmt: skip
 
 
-def scenario(nodes: int) -> Scenario:
-    """Ten operators with five pools of so many nodes each."""
+def scenario(nodes: int, count_: int) -> Scenario:
+    """So many operators with five pools of so many nodes each."""
     operators = tuple(
-        Operator(f"op-{n}", f"Operator {n}", (_cluster(f"op-{n}", nodes),)) for n in range(10)
+        Operator(f"op-{n}", f"Operator {n}", (_cluster(f"op-{n}", nodes),)) for n in range(count_)
     )
     models = tuple(GpuModel(model, model, 80) for model in sorted(set(MODELS)))
     return Scenario(
@@ -122,12 +123,14 @@ def _cluster(operator: str, nodes: int) -> Cluster:
 class Nation:
     """A control plane on a database of its own, and its ten sites."""
 
-    def __init__(self, folder: Path, running: int, waiting: int) -> None:
+    def __init__(
+        self, folder: Path, running: int, waiting: int, operators: int = 10, now_ms: int = NOON_MS
+    ) -> None:
         self.dice = random.Random(1)  # noqa: S311  a benchmark's data
-        self.now_ms = NOON_MS
-        self.nodes = max(8, running * GPUS_PER_TASK // 8 // 50)
+        self.now_ms = now_ms
+        self.nodes = max(8, running * GPUS_PER_TASK // 8 // (5 * operators))
         self.waiting = waiting
-        self.scenario = scenario(self.nodes)
+        self.scenario = scenario(self.nodes, operators)
         self.database = Database(folder / "dure.sqlite")
         migrate(self.database)
         ids = count(1)
@@ -136,13 +139,15 @@ class Nation:
             settings=Settings(queue_depth=1_000_000, lease_s=30 * 86_400, silent_after_s=3_600),
             up_since_ms=self.now_ms,
             new_attempt_id=lambda: f"a-{next(ids):020d}",
+            planner=Planner(at_once=UNBOUNDED),
         )
         self.projects = self._enrol(max(20, waiting // 20))
         self._started: dict[str, int] = {}
 
     def begin_anew(self) -> None:
         """As after a restart of the process."""
-        self.control = replace(self.control, memory=Memory(), planner=Planner())
+        planner = Planner(at_once=UNBOUNDED)
+        self.control = replace(self.control, memory=Memory(), planner=planner)
 
     def _enrol(self, projects_: int) -> list[str]:
         """One project in ten is an operator's own."""

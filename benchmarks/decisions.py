@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from dure.jobs import Tier
 from dure.rehearsal.stage import Place, Stage
 from dure.rehearsal.workload import Kind
+from dure.scheduling.floor import UNBOUNDED
 from dure.scheduling.planner import AT_ONCE
-from dure.scheduling.scheduler import UNBOUNDED
 from dure.scheduling.tuning import Tuning
 from dure.scheduling.waiting import Task
 from dure.shares import Share, ShareKind, Shares

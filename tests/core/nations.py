@@ -15,10 +15,11 @@ from heapq import heappop, heappush
 from hypothesis import strategies as st
 
 from dure.scheduling.fairshare import FairShare
+from dure.scheduling.floor import UNBOUNDED
 from dure.scheduling.lane import Lane, ordinals
 from dure.scheduling.promise import Promise
 from dure.scheduling.referee import Referee
-from dure.scheduling.scheduler import UNBOUNDED, Scheduler
+from dure.scheduling.scheduler import Scheduler
 from dure.scheduling.tuning import Tuning
 from dure.scheduling.waiting import Demand, Line, Offer, Task
 from dure.shares import Share, ShareKind, Shares

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from dure.fleet import FleetTotals
     from dure.views import PoolView, SiteView
 
+_KEY_CHARS = 8
+"""Enough of a public key to tell it from others; `--output json` has all of it."""
+
 
 def register(app: typer.Typer) -> None:
     """Enter the commands."""
@@ -66,7 +69,7 @@ def _show_sites(to: Console, found: tuple[SiteView, ...]) -> None:
             one.engine,
             "never" if one.received_ms is None else instant(one.received_ms),
             f"{one.attempts:,}",
-            one.public_key or "none",
+            f"{one.public_key[:_KEY_CHARS]}..." if one.public_key else "none",
             "well" if one.is_well else _trouble(one),
         )
         for one in found
@@ -83,6 +86,8 @@ def _show_sites(to: Console, found: tuple[SiteView, ...]) -> None:
 
 
 def _trouble(site: SiteView) -> str:
+    if site.received_ms is None:
+        return "never heard"
     if site.silent:
         return "silent"
     if not site.engine_answered:

@@ -11,9 +11,9 @@ is told to it, and what it decided is put into words. Top-down:
 1. `board`: the world as the scheduler keeps it. Built anew, or brought up to the next world.
 2. `lines`: in which line each request waits: what may run it (`eligible`: rules, GPU model,
    allocation, node shape, price), whose promises cover it.
-3. `scheduler` decides: `waiting` (whose turn), `lane` (best fit over counts of nodes by free
-   slots), `promise` and `recall` (guarantees), `shadow` (EASY), `fairshare`. `gate` asks the
-   `budget`.
+3. `scheduler` decides about what stands on the `floor`: `waiting` (whose turn), `lane` (best fit
+   over counts of nodes by free slots), `promise` and `recall` (guarantees), `shadow` (EASY),
+   `fairshare`. `gate` asks the `budget`.
 4. `answer` says what was decided, `reasons` why what waits does so, `explain` in which words.
 
 `check` holds a plan against every invariant without using any of this; whoever commits a plan asks

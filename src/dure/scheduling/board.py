@@ -17,11 +17,12 @@ from typing import Final
 from dure.jobs import Tier
 from dure.scheduling.budget import Budgets
 from dure.scheduling.fairshare import FairShare
+from dure.scheduling.floor import UNBOUNDED
 from dure.scheduling.gate import BudgetGate
 from dure.scheduling.lane import Lane, Nodes
 from dure.scheduling.lines import Kind, Lines
 from dure.scheduling.promise import Promise
-from dure.scheduling.scheduler import UNBOUNDED, Scheduler
+from dure.scheduling.scheduler import Scheduler
 from dure.scheduling.waiting import LATE, Demand, Line, Task
 from dure.scheduling.world import NEVER_MS, Occupation, PoolState, Request, Usage, World
 from dure.shares import Cell, cells, changes_ms, path

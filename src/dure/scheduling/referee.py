@@ -22,9 +22,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from dure.scheduling.floor import UNBOUNDED
 from dure.scheduling.lane import Keep, Lane, Nodes, ordinals
 from dure.scheduling.promise import Promise
-from dure.scheduling.scheduler import UNBOUNDED, Scheduler
+from dure.scheduling.scheduler import Scheduler
 from dure.scheduling.waiting import IN_TIME, LATE, Demand, Line, Offer, Task
 
 

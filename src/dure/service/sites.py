@@ -25,6 +25,7 @@ from dure.store import acts, attempts, events, files, jobs, secrets, site_keys, 
 from dure.store.acts import Deed
 from dure.store.attempts import Attempt
 from dure.store.events import Happening
+from dure.store.jobs import Task
 from dure.text import shown
 from dure.units import INT64_MAX, MS_PER_S
 from dure.views import PoolView, Upload
@@ -166,8 +167,10 @@ def _reply(connection: Connection, call: _Call, open_attempts: tuple[Attempt, ..
     cluster = call.report.cluster_id
     leases = [a.lease_until_ms - call.now_ms for a in open_attempts]
     full_ms = call.settings.lease_s * MS_PER_S
+    found = jobs.tasks_by_id(connection, [a.task for a in open_attempts])
+    tasks = {task.id: task for task in found}
     return SyncReply(
-        orders=tuple(_order(connection, attempt) for attempt in open_attempts),
+        orders=tuple(_order(attempt, tasks[attempt.task]) for attempt in open_attempts),
         closed=tuple(a for a in named if a in known and known[a] == (cluster, True)),
         strangers=tuple(a for a in named if a not in known or known[a][0] != cluster),
         lease_s=max(0, min([full_ms, *leases]) // MS_PER_S),
@@ -175,8 +178,7 @@ def _reply(connection: Connection, call: _Call, open_attempts: tuple[Attempt, ..
     )
 
 
-def _order(connection: Connection, attempt: Attempt) -> Order:
-    task = jobs.task(connection, attempt.task)
+def _order(attempt: Attempt, task: Task) -> Order:
     spec = task.spec
     return Order(
         attempt_id=attempt.id,

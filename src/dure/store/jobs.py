@@ -89,7 +89,7 @@ def job_name(number: int) -> str:
     return f"j-{number}"
 
 
-@lru_cache(maxsize=10_000)
+@lru_cache(maxsize=50_000)
 def read_spec(_job: int, document: str) -> JobSpec:
     """A job's spec as it was kept. It never changes, so that it is decoded once."""
     return codec.read(JobSpec, document)
