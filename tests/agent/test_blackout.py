@@ -113,3 +113,12 @@ def test_what_was_ordered_for_a_closed_pool_goes_back_unstarted(bench: AgentBenc
     bench.tick(times=3)
     assert bench.engine.launches == []
     assert (bench.report.end, bench.report.started_ms) == (EngineEnd.STOPPED, None)
+
+
+def test_a_pool_closes_also_while_the_control_plane_is_away(bench: AgentBench):
+    closes_at(bench, 1_010_000, 1_020_000)
+    bench.run_to_running()
+    bench.control.down = True
+    bench.now_ms = 1_010_000
+    bench.tick(times=3)
+    assert bench.engine.calls.count(("stop", "a-1")) == 1

@@ -68,18 +68,23 @@ class Blackout:
 
     def closes(self, pool_id: str, now_ms: int) -> bool:
         """Whether a pool is closed, or has notice that it soon will be."""
-        if self.pools and pool_id not in self.pools:
-            return False
+        return (not self.pools or pool_id in self.pools) and self.is_near(now_ms)
+
+    def is_near(self, now_ms: int) -> bool:
+        """Whether the time has come, or its notice."""
         now = datetime.fromtimestamp(now_ms / 1_000, UTC)
         if self.starts:
             notice = _instant("starts", self.starts) - timedelta(seconds=self.notice_s)
             return notice <= now < _instant("ends", self.ends)
+        zone, begin, end = ZoneInfo(self.zone), _clock("begin", self.begin), _clock("end", self.end)
         ahead_s = [*range(0, self.notice_s, _LOOK_EVERY_S), self.notice_s]
-        return any(self._holds(now + timedelta(seconds=later_s)) for later_s in ahead_s)
+        return any(
+            self._holds((now + timedelta(seconds=later_s)).astimezone(zone), begin, end)
+            for later_s in ahead_s
+        )
 
-    def _holds(self, at: datetime) -> bool:
-        there = at.astimezone(ZoneInfo(self.zone))
-        begin, end, clock = _clock("begin", self.begin), _clock("end", self.end), there.time()
+    def _holds(self, there: datetime, begin: time, end: time) -> bool:
+        clock = there.time()
         today = DAYS[there.weekday()] in self.days
         if begin < end:
             return today and begin <= clock < end
@@ -91,9 +96,11 @@ def closed_pools(
     blackouts: Iterable[Blackout], pool_ids: Iterable[str], now_ms: int
 ) -> frozenset[str]:
     """The pools that are closed now."""
-    every = tuple(blackouts)
+    near = [one for one in blackouts if one.is_near(now_ms)]
     return frozenset(
-        pool_id for pool_id in pool_ids if any(one.closes(pool_id, now_ms) for one in every)
+        pool_id
+        for pool_id in pool_ids
+        if any(not one.pools or pool_id in one.pools for one in near)
     )
 
 

@@ -137,6 +137,7 @@ class Agent:
         """One round. Returns the seconds until the next."""
         self._resting.clear()
         self._observe()
+        self._send_away()
         self._harvest()
         sent_ms = self._site.now_ms()
         try:
@@ -151,7 +152,6 @@ class Agent:
         self._lease_until_ms = sent_ms + reply.lease_s * 1_000
         self._extend(self._reply)
         self.act()
-        self._send_away()
         self._push_logs()
         asked_s = min(max(reply.interval_s, INTERVAL_MIN_S), INTERVAL_MAX_S)
         return max(asked_s, self._site.interval_s)
@@ -207,7 +207,7 @@ class Agent:
                     self._records.put(replace(record, stage=Stage.SUBMITTED))
 
     def _send_away(self) -> None:
-        """What runs in a pool that its owner has closed has notice."""
+        """What runs in a pool that its owner has closed has notice, control plane or none."""
         for attempt_id, seen in self._seen.items():
             record = self._records.get(attempt_id)
             if record is None or seen.phase is Phase.ENDED:

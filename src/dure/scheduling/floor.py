@@ -62,7 +62,7 @@ class Floor:
         self._fresh: list[Task] = []
         self._freed: dict[int, Lane] = {}
         self._stirred: dict[int, Lane] = {}
-        """All that this decision found freed."""
+        """All that this decision found freed, and those before it that it goes on from."""
         self._vacant: dict[int, Lane] = {}
         """Lanes that have lost the head that nodes were kept for, until another has come up."""
         self._touched: dict[int, Demand] = {}

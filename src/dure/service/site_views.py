@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from dure.engines import Phase
 from dure.fleet import Cluster
 from dure.people import NATION, Action, Principal
 from dure.service import Service
+from dure.service.sites import running_of, strangers_of
 from dure.store import attempts, site_keys, sites
 from dure.store.sites import Site
 from dure.units import MS_PER_S
@@ -26,16 +26,16 @@ def all_sites(service: Service) -> tuple[SiteView, ...]:
     with service.database.read() as connection:
         clusters = service.scenario(connection).fleet.clusters
         heard = {site.cluster: site for site in sites.all_sites(connection)}
+        keys = site_keys.all_enrolled(connection)
         return tuple(
-            _view(connection, service, cluster, heard.get(cluster.id))
+            _view(connection, service, cluster, heard.get(cluster.id), keys.get(cluster.id))
             for cluster in sorted(clusters, key=lambda one: one.id)
         )
 
 
 def _view(
-    connection: Connection, service: Service, cluster: Cluster, site: Site | None
+    connection: Connection, service: Service, cluster: Cluster, site: Site | None, key: str | None
 ) -> SiteView:
-    key = site_keys.enrolled(connection, cluster.id)
     if site is None:
         return SiteView(
             cluster=cluster.id, operator=cluster.operator_id, engine=cluster.engine,
@@ -43,11 +43,7 @@ def _view(
             drift=(), strangers=(), late=(),
         )  # fmt: skip
     report = site.report
-    named = [said.attempt_id for said in report.attempts]
-    known = attempts.known(connection, named)
-    ours = {id_ for id_, (where, _) in known.items() if where == cluster.id}
-    given_up = {id_ for id_ in ours if known[id_][1]}
-    running = [said.attempt_id for said in report.attempts if said.phase is not Phase.ENDED]
+    known = attempts.known(connection, [said.attempt_id for said in report.attempts])
     silent_ms = service.settings.silent_after_s * MS_PER_S
     return SiteView(
         cluster=cluster.id,
@@ -56,9 +52,9 @@ def _view(
         received_ms=site.received_ms,
         silent=service.now_ms() - site.received_ms > silent_ms,
         engine_answered=report.engine_answered,
-        attempts=len(named),
+        attempts=len(report.attempts),
         public_key=key,
         drift=report.drift,
-        strangers=tuple(id_ for id_ in named if id_ not in ours),
-        late=tuple(id_ for id_ in running if id_ in given_up),
+        strangers=strangers_of(report, known),
+        late=tuple(id_ for id_ in running_of(report) if known.get(id_) == (cluster.id, True)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -46,14 +47,14 @@ def sync(service: Service, principal: Principal, report: SyncRequest) -> SyncRep
     require_seen(principal, Action.SYNC, cluster, NotFoundError("cluster", cluster))
     call = _Call(report, service.now_ms(), service.settings)
     with service.database.read() as connection:
-        _require_signed(report, site_keys.enrolled(connection, cluster))
+        _require_signed(connection, report)
         open_attempts = attempts.open_attempts(connection, cluster)
         if _is_old_news(connection, call, open_attempts):
             return _reply(connection, call, open_attempts)
     with service.database.write() as connection:
         sites.store_report(connection, report, call.now_ms)
-        _note_late_returns(connection, call)
         open_attempts = attempts.open_attempts(connection, cluster)
+        _note_late_returns(connection, call, open_attempts)
         attempts.note_accepted(connection, _newly_accepted(report, open_attempts))
         until_ms = call.now_ms + service.settings.lease_s * MS_PER_S
         attempts.extend_leases(connection, [a.id for a in open_attempts], until_ms)
@@ -93,12 +94,12 @@ def enrol_key(service: Service, principal: Principal, offer: KeyOffer) -> None:
         acts.write(connection, principal, deed, now_ms)
 
 
-def _require_signed(report: SyncRequest, key: str | None) -> None:
+def _require_signed(connection: Connection, report: SyncRequest) -> None:
     """Once a cluster has a key, every end that it reports is signed with it."""
-    if key is None:
-        return
-    for said in report.attempts:
-        if said.phase is Phase.ENDED and not is_signed(report.cluster_id, said, key):
+    ended = [said for said in report.attempts if said.phase is Phase.ENDED]
+    key = site_keys.enrolled(connection, report.cluster_id) if ended else None
+    for said in ended:
+        if key is not None and not is_signed(report.cluster_id, said, key):
             raise RefusedError(
                 "not-signed",
                 f"The end of attempt {shown(said.attempt_id)} is not signed with the key that "
@@ -107,12 +108,15 @@ def _require_signed(report: SyncRequest, key: str | None) -> None:
             )
 
 
-def _note_late_returns(connection: Connection, call: _Call) -> None:
+def _note_late_returns(
+    connection: Connection, call: _Call, open_attempts: tuple[Attempt, ...]
+) -> None:
     """A site is back with attempts that were given up in its silence: each is said once, in its
     job's events. Its agent stops them, as another may run in their place; nothing is charged.
     """
-    running = [said.attempt_id for said in call.report.attempts if said.phase is not Phase.ENDED]
-    for late in attempts.closed_of(connection, running, call.report.cluster_id):
+    open_ids = {attempt.id for attempt in open_attempts}
+    suspect = [a for a in running_of(call.report) if a not in open_ids]
+    for late in attempts.closed_of(connection, suspect, call.report.cluster_id) if suspect else ():
         if not events.has(connection, late.attempt, _LATE):
             text = (
                 f"{call.report.cluster_id} is back and still runs attempt {late.attempt}, which "
@@ -123,6 +127,21 @@ def _note_late_returns(connection: Connection, call: _Call) -> None:
                 reason=Reason(_LATE, text),
             )  # fmt: skip
             events.write(connection, happening, call.now_ms)
+
+
+def running_of(report: SyncRequest) -> tuple[str, ...]:
+    """The attempts that a site reports and that have not ended, by id."""
+    return tuple(
+        sorted(said.attempt_id for said in report.attempts if said.phase is not Phase.ENDED)
+    )
+
+
+def strangers_of(report: SyncRequest, known: Mapping[str, tuple[str, bool]]) -> tuple[str, ...]:
+    """The attempts that a site reports and that are none of its cluster's, by id; `known` is
+    `attempts.known` of all that it reports.
+    """
+    named = sorted({said.attempt_id for said in report.attempts})
+    return tuple(a for a in named if a not in known or known[a][0] != report.cluster_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +191,7 @@ def _reply(connection: Connection, call: _Call, open_attempts: tuple[Attempt, ..
     return SyncReply(
         orders=tuple(_order(attempt, tasks[attempt.task]) for attempt in open_attempts),
         closed=tuple(a for a in named if a in known and known[a] == (cluster, True)),
-        strangers=tuple(a for a in named if a not in known or known[a][0] != cluster),
+        strangers=strangers_of(call.report, known),
         lease_s=max(0, min([full_ms, *leases]) // MS_PER_S),
         interval_s=call.settings.sync_interval_s,
     )

@@ -14,6 +14,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    ColumnElement,
     Connection,
     ForeignKey,
     Index,
@@ -32,6 +33,11 @@ from dure.store.metadata import Int64, metadata
 
 def _one_of(column: str, values: type[State]) -> str:
     return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
+
+
+def _only(condition: ColumnElement[bool]) -> dict[str, Any]:
+    """An index's options, for one over the rows of which a condition holds."""
+    return {f"{database}_where": condition for database in ("sqlite", "postgresql")}
 
 
 # ---- who -----------------------------------------------------------------------------------------
@@ -128,9 +134,7 @@ site_keys = Table(
     Column("retired_ms", BigInteger),
     comment="Ed25519 keys of clusters' agents, in base64; of each cluster one is not retired",
 )
-_ENROLLED: Final[dict[str, Any]] = {
-    f"{database}_where": site_keys.c.retired_ms.is_(None) for database in ("sqlite", "postgresql")
-}
+_ENROLLED: Final = _only(site_keys.c.retired_ms.is_(None))
 Index("ux_site_keys_enrolled", site_keys.c.cluster, unique=True, **_ENROLLED)
 
 # ---- what ----------------------------------------------------------------------------------------
@@ -259,9 +263,7 @@ attempts = Table(
     Column("attestation", String),
     UniqueConstraint("task", "number"),
 )
-_OPEN: Final[dict[str, Any]] = {
-    f"{database}_where": attempts.c.closed_ms.is_(None) for database in ("sqlite", "postgresql")
-}
+_OPEN: Final = _only(attempts.c.closed_ms.is_(None))
 Index("ux_attempts_open", attempts.c.task, unique=True, **_OPEN)
 Index("ix_attempts_cluster_open", attempts.c.cluster, **_OPEN)
 Index("ix_attempts_job_open", attempts.c.job, **_OPEN)

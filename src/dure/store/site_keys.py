@@ -9,7 +9,7 @@ from sqlalchemy import Connection, insert, select, update
 from dure.attestation import fault
 from dure.audit import FINDINGS_MAX, Finding
 from dure.store.schema import attempts, site_keys
-from dure.units import INT64_MAX as NEVER_MS
+from dure.units import INSTANT_MS_MAX
 
 
 def enrolled(connection: Connection, cluster: str) -> str | None:
@@ -19,6 +19,13 @@ def enrolled(connection: Connection, cluster: str) -> str | None:
             site_keys.c.cluster == cluster, site_keys.c.retired_ms.is_(None)
         )
     )
+
+
+def all_enrolled(connection: Connection) -> dict[str, str]:
+    """The key that each cluster signs with now, of those that have one."""
+    of = site_keys.c
+    rows = connection.execute(select(of.cluster, of.public_key).where(of.retired_ms.is_(None)))
+    return {row.cluster: row.public_key for row in rows}
 
 
 def was_enrolled(connection: Connection, cluster: str, public_key: str) -> bool:
@@ -66,7 +73,9 @@ def audit(connection: Connection) -> tuple[Finding, ...]:
                 found.append(
                     Finding("attestation", 0, f"The attestation of attempt {row.id} {wrong}.")
                 )
-        elif row.ended_ms is not None and row.intended_ms >= since_ms.get(row.cluster, NEVER_MS):
+        elif row.ended_ms is not None and row.intended_ms >= since_ms.get(
+            row.cluster, INSTANT_MS_MAX
+        ):
             found.append(
                 Finding("not-attested", 0, f"Nobody has signed what attempt {row.id} has used.")
             )
