@@ -165,7 +165,8 @@ class Attempt:
     def _verdict(self, job: Job) -> tuple[EngineEnd, int | None, str]:
         lost, exits = self._lost(), self.exits()
         if lost is not None:
-            return EngineEnd.NODE_FAILED, None, f"Ray lost rank {lost['rank']}"
+            why = str(lost.get("why", ""))[:_WORDS_MAX]
+            return EngineEnd.NODE_FAILED, None, f"rank {lost['rank']} is lost: {why}"
         if len(exits) == self.asked.nodes:
             first = deciding(exits)
             return first.end, first.exit_code, detail_of(exits)

@@ -91,19 +91,35 @@ class Gang:
         return began
 
     def _wait(self, began: dict[Any, int]) -> None:
-        """Returns when each rank is gone. One that Ray lost takes the others with it."""
+        """Returns when each rank is gone. One that is lost takes the others with it."""
         while began:
             done, _ = ray.wait(list(began), timeout=None)
             for reference in done:
                 rank = began.pop(reference)
-                try:
-                    ray.get(reference)
-                except ray.exceptions.RayError as error:
-                    if not isinstance(error, ray.exceptions.RayTaskError):
-                        lost = {"rank": rank, "why": type(error).__name__}
-                        shim.write_once(self.attempt / LOST, lost, durable=True)
-                    shim.write_once(self.attempt / shim.STOP, {"cause": shim.PEER, "rank": rank})
-                    print(f"rank {rank}: {error}", file=sys.stderr)  # noqa: T201  the job's own log
+                if why := self._why_lost(reference, rank):
+                    print(f"rank {rank}: {why}", file=sys.stderr)  # noqa: T201  the job's own log
+                    self._write(LOST, {"rank": rank, "why": why})
+                    self._write(shim.STOP, {"cause": shim.PEER, "rank": rank})
+
+    def _why_lost(self, reference: Any, rank: int) -> str:
+        """Why a rank that is gone has said no end; empty where it has, or could not be started."""
+        try:
+            ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            print(f"rank {rank}: {error}", file=sys.stderr)  # noqa: T201  the job's own log
+            self._write(shim.STOP, {"cause": shim.PEER, "rank": rank})
+            return ""
+        except ray.exceptions.RayError as error:
+            return type(error).__name__
+        with contextlib.suppress(FileNotFoundError):
+            # A worker may outlive its node's daemon for as long as it takes to say so.
+            names = os.listdir(self.attempt / str(rank))  # noqa: PTH208  opening asks NFS anew
+            return "" if shim.EXIT in names else "it was killed"
+        return ""
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        with contextlib.suppress(FileNotFoundError):  # the agent has been told to forget it
+            shim.write_once(self.attempt / name, content, durable=True)
 
     def _is_stopped(self) -> bool:
         return not self.attempt.exists() or (self.attempt / shim.STOP).exists()
