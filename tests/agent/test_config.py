@@ -7,6 +7,7 @@ import pytest
 from dure.agent.__main__ import main
 from dure.agent.config import ConfigError, load_config, read_token
 from dure.engines.local import Devices, LocalPool
+from dure.engines.ray import RayPool, RaySite
 from dure.engines.slurm import SlurmPool, SlurmSite
 
 TOML = """
@@ -149,6 +150,63 @@ def test_a_site_without_slurm_is_told_so(write, tmp_path, capsys):
     text = text.replace('type = "slurm"', 'type = "slurm"\nbin_dir = "/nowhere"')
     assert main(["--config", str(write(text))]) == 2
     assert "sinfo cannot be run" in capsys.readouterr().err
+
+
+RAY = """
+cluster_id = "kakao-ray"
+url = "https://dure.example.kr"
+token_file = "token"
+root = "/shared/dure"
+
+[engine]
+type = "ray"
+dashboard = "http://127.0.0.1:8265"
+token_file = "/etc/dure/ray-token"
+python = "/opt/ray/bin/python"
+
+[[pools]]
+pool_id = "kakao-a100"
+gpus_per_node = 8
+gpu_type = "A100"
+"""
+
+
+def test_a_ray_site_is_read(write):
+    config = load_config(write(RAY))
+    assert config.engine == RaySite(
+        type="ray",
+        dashboard="http://127.0.0.1:8265",
+        token_file="/etc/dure/ray-token",
+        python="/opt/ray/bin/python",
+    )
+    assert config.pools == (RayPool(pool_id="kakao-a100", gpus_per_node=8, gpu_type="A100"),)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ('"http://127.0.0.1:8265"', '"127.0.0.1:8265"', "must start with https:// or http://"),
+        ('token_file = "/etc/dure/ray-token"\n', "", "token_file must be given, or without_token"),
+        ("[engine]", "[engine]\nwithout_token = true", "token_file must be given, or without_tok"),
+        ('"/opt/ray/bin/python"', '"python"', "python 'python' must be an absolute path"),
+        ("gpus_per_node = 8", "gpus_per_node = 0", "gpus_per_node of pool kakao-a100 is 0"),
+        ('"A100"', '"A 100"', "gpu_type of pool kakao-a100 'A 100' is not one of Ray's"),
+        ("[engine]", "[engine]\ntimeout_s = 0", "timeout_s is 0; it must be from 1 to 600"),
+    ],
+)
+def test_what_is_wrong_of_a_ray_site_is_one_sentence(write, old, new, sentence):
+    assert old in RAY
+    with pytest.raises(ConfigError, match=sentence):
+        load_config(write(RAY.replace(old, new)))
+
+
+def test_a_site_without_ray_is_told_so(write, tmp_path, capsys):
+    write("dure-abc", "token").chmod(0o600)
+    write("ray-token", "ray-token").chmod(0o600)
+    text = RAY.replace('"/shared/dure"', '"state"').replace("8265", "9")
+    text = text.replace("/etc/dure/ray-token", str(tmp_path / "ray-token"))
+    assert main(["--config", str(write(text))]) == 2
+    assert "Ray at http://127.0.0.1:9 did not answer" in capsys.readouterr().err
 
 
 def test_a_token_that_others_can_read_is_refused(write, tmp_path):

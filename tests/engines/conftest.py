@@ -7,6 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 from local_bench import Bench
+from ray_farm import RayCluster, ray_folder
+from ray_farm import missing as missing_for_ray
 from slurm_farm import Cluster, Database, farm_folder, missing
 
 from dure.engines import Phase
@@ -41,3 +43,16 @@ def slurm_clusters() -> Iterator[tuple[Cluster, Cluster]]:
             stack.callback(cluster.stop)
             clusters.append(cluster.start())
         yield clusters[0], clusters[1]
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[RayCluster]:
+    """A Ray cluster of two nodes with four GPUs each, which demands a token."""
+    if (reason := missing_for_ray()) is not None:
+        pytest.skip(reason)
+    with ray_folder() as folder:
+        cluster = RayCluster(folder)
+        try:
+            yield cluster.start()
+        finally:
+            cluster.stop()

@@ -11,7 +11,6 @@ import secrets
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,16 +25,14 @@ FIRST_PORT, BLOCKS = 23_000, 8  # below Linux's ephemeral ports, above those of 
 
 
 def ray_program() -> Path | None:
-    """`ray` beside the Python that runs the tests, or where RAY_BIN says."""
-    beside = Path(os.environ.get("RAY_BIN", Path(sys.executable).parent)) / "ray"
+    """`ray` as `scripts/setup ray` installs it, or in the folder that RAY_BIN names."""
+    beside = Path(os.environ.get("RAY_BIN", Path(__file__).parents[2] / ".ray" / "bin")) / "ray"
     return beside if beside.exists() else None
 
 
 def missing() -> str | None:
     """Why no cluster can be had here; None where one can."""
-    if ray_program() is None:
-        return "no Ray (pip install 'ray[default]'; RAY_BIN names the folder of its programs)"
-    return None
+    return "no Ray (scripts/setup ray)" if ray_program() is None else None
 
 
 def until(look: Callable[[], object], what: str) -> None:
@@ -158,6 +155,14 @@ class RayCluster:
         """All of the cluster's: its folder is among their words."""
         return [p for p in psutil.process_iter() if str(self.folder) in " ".join(_words(p))]
 
+    def ranks(self) -> list[psutil.Process]:
+        """Ranks that run, of this cluster or another: their words end with ADDRESS and FD."""
+        return [
+            process
+            for process in psutil.process_iter()
+            if any(word.endswith("/ray/rank.py") for word in _words(process))
+        ]
+
     def stop(self) -> None:
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
@@ -193,10 +198,9 @@ class RayCluster:
         for raylet in raylets:
             if f"--node_ip_address={address}" in _words(raylet):
                 os.killpg(os.getpgid(raylet.pid), signal.SIGKILL)
-        for process in psutil.process_iter():  # ranks have sessions of their own
-            words = _words(process)
-            if any("/ray/rank.py" in word for word in words) and address in words[-2:-1]:
-                process.kill()
+        for rank in self.ranks():  # they have sessions of their own
+            if _words(rank)[-2] == address:
+                rank.kill()
         until(lambda: address not in self.alive(), f"the loss of {address}")
         try:
             yield

@@ -10,25 +10,13 @@ from collections.abc import Iterator
 import psutil
 import pytest
 from contract import ContractBench, EngineContract
-from ray_farm import RayCluster, missing, ray_folder
+from ray_farm import RayCluster
 
 from dure.engines import EngineError, Phase
 from dure.engines.local import shim
 from dure.engines.ray import RayEngine, RayPool, RaySite
 
-pytestmark = pytest.mark.engine
-
-
-@pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[RayCluster]:
-    if (reason := missing()) is not None:
-        pytest.skip(reason)
-    with ray_folder() as folder:
-        cluster = RayCluster(folder)
-        try:
-            yield cluster.start()
-        finally:
-            cluster.stop()
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("ray")]
 
 
 class RayContractBench(ContractBench):
@@ -101,6 +89,5 @@ def bench(tmp_path, ray_cluster) -> Iterator[RayContractBench]:
     bench.close()
 
 
-@pytest.mark.xdist_group("ray")
 class TestRay(EngineContract):
     pass

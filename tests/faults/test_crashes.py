@@ -74,8 +74,11 @@ def test_every_crash_point_of_the_code_is_tried():
         for name in re.findall(r'crash_point\("([^"]+)"', path.read_text())
     }
 
-    slurm_points = {"slurm.before-sbatch", "slurm.after-sbatch"}  # tests/engines/test_slurm.py
-    assert named == {*CONTROL_POINTS, *RECALL_POINTS, *AGENT_POINTS, *slurm_points}
+    # tests/engines/test_slurm.py and test_ray.py
+    slurm_points = {"slurm.before-sbatch", "slurm.after-sbatch"}
+    ray_points = {"ray.before-submit", "ray.after-submit"}
+    points = {*CONTROL_POINTS, *RECALL_POINTS, *AGENT_POINTS, *slurm_points, *ray_points}
+    assert named == points
 
 
 @pytest.mark.parametrize("point", CONTROL_POINTS)

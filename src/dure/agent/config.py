@@ -13,6 +13,7 @@ from dure import codec
 from dure.agent.blackout import Blackout
 from dure.engines import Engine
 from dure.engines.local import LocalEngine, LocalPool
+from dure.engines.ray import RayEngine, RayPool, RaySite
 from dure.engines.slurm import SlurmEngine, SlurmPool, SlurmSite
 from dure.errors import RefusedError
 from dure.text import check_slug, shown
@@ -48,8 +49,8 @@ class AgentConfig:
     0: as often as the control plane asks."""
     blackouts: tuple[Blackout, ...] = ()
     """When pools are their owner's alone."""
-    engine: LocalSite | SlurmSite
-    pools: tuple[LocalPool, ...] | tuple[SlurmPool, ...]
+    engine: LocalSite | SlurmSite | RaySite
+    pools: tuple[LocalPool, ...] | tuple[SlurmPool, ...] | tuple[RayPool, ...]
 
     def __post_init__(self) -> None:
         check_slug("cluster_id", self.cluster_id)
@@ -88,7 +89,19 @@ class SlurmConfig(AgentConfig):
     pools: tuple[SlurmPool, ...]
 
 
-_KINDS: Final[dict[str, type[AgentConfig]]] = {"local": LocalConfig, "slurm": SlurmConfig}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RayConfig(AgentConfig):
+    """An agent of a Ray cluster."""
+
+    engine: RaySite
+    pools: tuple[RayPool, ...]
+
+
+_KINDS: Final[dict[str, type[AgentConfig]]] = {
+    "local": LocalConfig,
+    "slurm": SlurmConfig,
+    "ray": RayConfig,
+}
 
 
 def load_config(path: Path) -> AgentConfig:
@@ -133,6 +146,8 @@ def open_engine(config: AgentConfig, folder: Path) -> Engine:
     match config:
         case SlurmConfig():
             return SlurmEngine(folder, config.engine, config.pools, config.cluster_id)
+        case RayConfig():
+            return RayEngine(folder, config.engine, config.pools, config.cluster_id)
         case LocalConfig():
             return LocalEngine(folder, config.pools)
     raise AssertionError(config)

@@ -1,11 +1,30 @@
-"""The folder of an attempt, as the engines lay it out whose nodes have a shim."""
+"""What an engine whose nodes have a shim lays where they read it: attempts, and our programs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, Final
 
 from dure.engines import Launch
+from dure.engines.local import shim
 from dure.removal import remove_tree
+
+_ROOT: Final = Path(__file__).parents[2]
+"""The folder of the package."""
+
+
+def install(folder: Path, programs: Iterable[Path]) -> None:
+    """Lays programs of this package into a folder, as the package has them: they import each other.
+
+    Raises OSError.
+    """
+    for source in programs:
+        target = folder / source.relative_to(_ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_suffix(".new")
+        temporary.write_bytes(source.read_bytes())
+        temporary.replace(target)  # a job that starts just now reads one or the other, whole
 
 
 def lay_out(place: Path, launch: Launch) -> list[str]:
@@ -25,3 +44,28 @@ def lay_out(place: Path, launch: Launch) -> list[str]:
     script.write_text(launch.script, encoding="utf-8")
     script.chmod(0o600)
     return ["/bin/bash", str(script)]
+
+
+def write_launch(place: Path, launch: Launch, folder: Path, own: dict[str, Any]) -> None:
+    """Lays down, of an attempt on a cluster, all that its nodes read (`dure.engines.gang_rank`).
+
+    `own` is what this engine's ranks need besides; `path` in it is the PATH of the job. Raises
+    OSError.
+    """
+    content = {
+        "argv": lay_out(place, launch),
+        "folder": str(folder.absolute()),
+        "walltime_s": launch.walltime_s,
+        "notice": launch.notice.value,
+        "grace_s": launch.grace_s,
+        "gpus_per_node": launch.gpus_per_node,
+        **own,
+        "environment": {
+            "PATH": own["path"],
+            "LANG": "C.UTF-8",
+            "PYTHONUNBUFFERED": "1",  # or a job's log would come at its end
+            **launch.env,
+            "DURE_ATTEMPT_ID": launch.attempt_id,
+        },
+    }
+    shim.write_once(place / shim.LAUNCH, content)

@@ -12,21 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import structlog
-
-from dure import codec
-from dure.engines import EngineEnd, Launch, Observation, Phase
-from dure.engines.layout import lay_out
+from dure.engines import EngineEnd, Observation, Phase, kept
 from dure.engines.local import shim
-from dure.engines.ranks import Exit, RankExit, deciding, detail_of
+from dure.engines.ranks import RankExit, deciding, detail_of
 from dure.engines.ray.answers import Job
-from dure.errors import RefusedError
 from dure.units import MS_PER_S
 
-log = structlog.get_logger("dure.engine")
-
-ATTEMPT: Final = "attempt.json"
-ENDED: Final = "ended.json"
 LOST: Final = "lost.json"  # as dure.engines.ray.driver writes it, which imports Ray
 
 STOP_MARGIN_S: Final = 30
@@ -81,7 +72,7 @@ class Attempt:
         if not self.asked.taken:
             self.asked = dataclasses.replace(self.asked, taken=True)
             if self.folder.exists():
-                shim.write_over(self.folder / ATTEMPT, dataclasses.asdict(self.asked))
+                shim.write_over(self.folder / kept.ATTEMPT, dataclasses.asdict(self.asked))
 
     def live(self) -> None:
         """Notes how far it is, of a job that Ray has not ended: it runs once all ranks do."""
@@ -131,20 +122,17 @@ class Attempt:
             detail=detail,
         )
         if self.folder.exists():
-            shim.write_over(self.folder / ENDED, _plain(self.seen))
-            (self.folder / shim.LAUNCH).unlink(missing_ok=True)
+            kept.note_ended(self.folder, self.seen)
 
     def exits(self) -> list[RankExit]:
         """How each rank ended that has written so."""
-        found = ((rank, self._of_rank(Exit, rank, shim.EXIT)) for rank in range(self.asked.nodes))
-        return [RankExit(rank, **dataclasses.asdict(exit_)) for rank, exit_ in found if exit_]
+        return kept.exits(self.folder, self.asked.nodes)
 
     def _begun(self) -> dict[int, int]:
-        found = {r: self._of_rank(_Begun, r, shim.BEGUN) for r in range(self.asked.nodes)}
-        return {rank: begun.started_ms for rank, begun in found.items() if begun is not None}
-
-    def _of_rank(self, kind: type[Any], rank: int, name: str) -> Any:
-        return _decoded(kind, self.folder / str(rank) / name)
+        """When each rank began, ms, of those that have."""
+        paths = ((r, self.folder / str(r) / shim.BEGUN) for r in range(self.asked.nodes))
+        found = ((rank, kept.decoded(_Begun, path)) for rank, path in paths)
+        return {rank: begun.started_ms for rank, begun in found if begun is not None}
 
     def _waits_for_ranks(self) -> bool:
         """Whether a rank that began has neither ended nor been lost."""
@@ -179,59 +167,15 @@ class Attempt:
         return job.end, None if job.end is EngineEnd.NODE_FAILED else job.exit_code, words
 
 
-def write(place: Path, launch: Launch, folder: Path, given: dict[str, Any]) -> None:
-    """Lays everything down that the nodes read. `given` is the site's: `path`, `bundle`, `session`.
-
-    From here on Ray may have the attempt. Raises OSError.
-    """
-    content = {
-        "argv": lay_out(place, launch),
-        "folder": str(folder.absolute()),
-        "walltime_s": launch.walltime_s,
-        "notice": launch.notice.value,
-        "grace_s": launch.grace_s,
-        "gpus_per_node": launch.gpus_per_node,
-        "world": len(launch.nodes),
-        "bundle": given["bundle"],
-        "environment": {
-            "PATH": given["path"],
-            "LANG": "C.UTF-8",
-            "PYTHONUNBUFFERED": "1",  # or a job's log would come at its end
-            **launch.env,
-            "DURE_ATTEMPT_ID": launch.attempt_id,
-        },
-    }
-    shim.write_once(place / shim.LAUNCH, content)
-
-
 def note(place: Path, asked: Asked) -> Attempt:
     """Writes down that Ray is asked. Raises OSError."""
-    shim.write_once(place / ATTEMPT, dataclasses.asdict(asked), durable=True)
-    shim.sync_folder(place.parent)
+    kept.note_asked(place, asked)
     return Attempt(place, asked)
 
 
 def load(attempts: Path) -> dict[str, Attempt]:
-    """The attempts on disk. A folder of which Ray was never told is left out."""
-    found = {}
-    for folder in sorted(attempts.iterdir()):
-        asked = _decoded(Asked, folder / ATTEMPT)
-        if asked is not None and asked.attempt_id == folder.name:
-            found[folder.name] = Attempt(folder, asked, _decoded(Observation, folder / ENDED))
-    return found
-
-
-def _decoded(kind: type[Any], path: Path) -> Any:
-    """A file that a job may have put anything in the place of; None where it cannot be read."""
-    try:
-        content = shim.read_whole(path)
-        return None if content is None else codec.decode(kind, content)
-    except (shim.SpoiltError, OSError):
-        return None
-    except RefusedError as error:
-        log.warning("attempt-lost", folder=path.parent.name, error=str(error))
-        return None
-
-
-def _plain(seen: Observation) -> dict[str, Any]:
-    return {name: value for name, value in dataclasses.asdict(seen).items() if value is not None}
+    """The attempts on disk, by id."""
+    return {
+        asked.attempt_id: Attempt(place, asked, seen)
+        for place, asked, seen in kept.load(attempts, Asked)
+    }

@@ -24,6 +24,7 @@ import ray
 from ray.util.placement_group import placement_group, placement_group_table
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from dure.engines import gang_rank
 from dure.engines.local import shim
 
 LOST: Final = "lost.json"
@@ -69,7 +70,7 @@ class Gang:
             if self._is_stopped():
                 return 128 + signal.SIGTERM
         self._wait(self._start(group, launch))
-        return self._exit_code(launch["world"])
+        return gang_rank.exit_code(self.attempt, launch["world"])
 
     def _start(self, group: Any, launch: dict[str, Any]) -> dict[Any, int]:
         nodes = placement_group_table(group)["bundles_to_node_id"]
@@ -123,18 +124,6 @@ class Gang:
 
     def _is_stopped(self) -> bool:
         return not self.attempt.exists() or (self.attempt / shim.STOP).exists()
-
-    def _exit_code(self, world: int) -> int:
-        """That of the first rank that did not complete; one that says nothing counts as killed."""
-        ends = []
-        for rank in range(world):
-            with contextlib.suppress(shim.SpoiltError, OSError, KeyError, TypeError):
-                found = shim.read_json(self.attempt / str(rank) / shim.EXIT)
-                if found is not None:
-                    ends.append((found["ended_ms"], found["exit_code"]))
-        if len(ends) < world:
-            return 128 + signal.SIGKILL
-        return next((1 if code is None else code for _, code in sorted(ends) if code != 0), 0)
 
 
 def main(arguments: list[str]) -> int:

@@ -15,7 +15,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from dure.engines import EngineError, Launch, LaunchRefusedError, Observation, PoolReport
+from dure.engines import (
+    EngineError,
+    Launch,
+    LaunchRefusedError,
+    Observation,
+    PoolReport,
+    gang_rank,
+    layout,
+)
 from dure.engines.local import shim
 from dure.engines.ray import attempts
 from dure.engines.ray.answers import pool_report
@@ -28,6 +36,13 @@ from dure.text import SLUG, shown
 
 FIRST_LEASE_MS: Final = 60_000
 """How long a job may go on before its first `extend`, should its agent die in between."""
+
+_PROGRAMS: Final = (
+    Path(shim.__file__),
+    Path(gang_rank.__file__),
+    *(Path(__file__).with_name(name) for name in ("driver.py", "rank.py")),
+)
+"""What runs on the nodes. The driver is not imported here: it needs Ray."""
 
 _TYPE_SHARE: Final = 0.001
 """What a bundle asks of `accelerator_type:NAME`, as Ray's own accelerator_type option does."""
@@ -54,7 +69,7 @@ class RayEngine:
             raise EngineError(f"another agent drives the engine in {self._root}")
         for left in self._folders["trash"].iterdir():
             remove_tree(left)
-        self._programs = _install(self._root / "programs")
+        layout.install(self._root / "programs", _PROGRAMS)
         self._attempts = attempts.load(self._folders["attempts"])
 
     def close(self) -> None:
@@ -75,10 +90,9 @@ class RayEngine:
             raise EngineError("Ray was asked before, in a session that has ended since")
         crash_point("ray.before-submit")
         try:
-            self._api.submit(
-                launch.attempt_id, self._programs / "driver.py", known.folder,
-                self._programs / "rank.py",
-            )  # fmt: skip
+            programs = self._root / "programs" / "dure" / "engines" / "ray"
+            words = (programs / "driver.py", known.folder, programs / "rank.py")
+            self._api.submit(launch.attempt_id, *words)
         except LaunchRefusedError:
             self._drop(launch.attempt_id)
             raise
@@ -161,7 +175,8 @@ class RayEngine:
         session = self._api.session()
         place = self._folders["attempts"] / launch.attempt_id
         try:
-            attempts.write(place, launch, folder, {"path": self._site.path, "bundle": bundle})
+            own = {"path": self._site.path, "bundle": bundle, "world": len(launch.nodes)}
+            layout.write_launch(place, launch, folder, own)
             _write_lease(place, time.time_ns() // 1_000_000 + FIRST_LEASE_MS)
             asked = Asked(
                 attempt_id=launch.attempt_id,
@@ -220,18 +235,3 @@ def _token(site: RaySite) -> str | None:
     if not token:
         raise EngineError(f"Ray's token file {path} is empty")
     return token
-
-
-def _install(folder: Path) -> Path:
-    """Lays what runs on the nodes where they can read it, in folders named as the packages are,
-    for it imports the shim. Returns the folder of driver and rank.
-    """
-    package = folder / "dure" / "engines"
-    here = Path(__file__).parent
-    for source in (here.parent / "local" / "shim.py", here / "driver.py", here / "rank.py"):
-        target = package / source.parent.name / source.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_suffix(".new")
-        temporary.write_bytes(source.read_bytes())
-        temporary.replace(target)  # a job that starts just now reads one or the other, whole
-    return package / "ray"

@@ -6,27 +6,18 @@ attempt without an id is one that Slurm may have or not.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import structlog
-
-from dure import codec
-from dure.engines import EngineEnd, Launch, Observation, Phase
-from dure.engines.layout import lay_out
+from dure.engines import EngineEnd, Launch, Observation, Phase, kept
+from dure.engines.layout import write_launch
 from dure.engines.local import shim
-from dure.engines.ranks import Exit, RankExit, deciding, detail_of
+from dure.engines.ranks import RankExit, deciding, detail_of
 from dure.engines.slurm.answers import Run, ms
-from dure.errors import RefusedError
 
-log = structlog.get_logger("dure.engine")
-
-ATTEMPT: Final = "attempt.json"
-ENDED: Final = "ended.json"
 JOB_LOG: Final = "slurm.log"
 
 _BY_SLURM: Final = frozenset({EngineEnd.NODE_FAILED, EngineEnd.WALLTIME_REACHED})
@@ -72,7 +63,7 @@ class Attempt:
         if asked != self.asked:
             self.asked = asked
             if self.folder.exists():
-                shim.write_over(self.folder / ATTEMPT, dataclasses.asdict(asked))
+                shim.write_over(self.folder / kept.ATTEMPT, dataclasses.asdict(asked))
 
     def is_job(self, run: Run) -> bool:
         """Whether this is the attempt's own run, not one of another job or after a requeue."""
@@ -102,8 +93,7 @@ class Attempt:
             detail=detail,
         )
         if self.folder.exists():
-            shim.write_over(self.folder / ENDED, _plain(self.seen))
-            (self.folder / shim.LAUNCH).unlink(missing_ok=True)
+            kept.note_ended(self.folder, self.seen)
 
     def has_told(self, run: Run) -> bool:
         """Whether an ended run needs no other word than the controller's and its ranks'."""
@@ -112,14 +102,7 @@ class Attempt:
 
     def exits(self) -> list[RankExit]:
         """How each rank ended that has written so."""
-        found = []
-        for rank in range(self.asked.nodes):
-            content = _read(self.folder / str(rank) / shim.EXIT)
-            with contextlib.suppress(RefusedError):
-                if content is not None:
-                    exit_ = codec.decode(Exit, content)
-                    found.append(RankExit(rank, **dataclasses.asdict(exit_)))
-        return found
+        return kept.exits(self.folder, self.asked.nodes)
 
     def _verdict(self, run: Run) -> tuple[EngineEnd, int | None, str]:
         exits = self.exits()
@@ -144,7 +127,7 @@ class Attempt:
     def _words(self) -> str:
         """What the batch script said last, of a rank that could not be started."""
         for path in (self.folder / JOB_LOG, *sorted(self.folder.glob("srun.*.err"))):
-            lines = (_read(path) or b"").decode("utf-8", "replace").strip().splitlines()
+            lines = (kept.whole(path) or b"").decode("utf-8", "replace").strip().splitlines()
             if lines:
                 return lines[-1][:_WORDS_MAX]
         return ""
@@ -170,60 +153,20 @@ def write(place: Path, launch: Launch, folder: Path, path: str) -> Attempt:
 
     Raises OSError.
     """
-    content = {
-        "argv": lay_out(place, launch),
-        "folder": str(folder.absolute()),
-        "walltime_s": launch.walltime_s,
-        "notice": launch.notice.value,
-        "grace_s": launch.grace_s,
-        "gpus_per_node": launch.gpus_per_node,
-        "environment": {
-            "PATH": path,
-            "LANG": "C.UTF-8",
-            "PYTHONUNBUFFERED": "1",  # or a job's log would come at its end
-            **launch.env,
-            "DURE_ATTEMPT_ID": launch.attempt_id,
-        },
-    }
-    shim.write_once(place / shim.LAUNCH, content)
+    write_launch(place, launch, folder, {"path": path})
     asked = Asked(
         attempt_id=launch.attempt_id,
         nodes=len(launch.nodes),
         grace_s=launch.grace_s,
         asked_ms=time.time_ns() // 1_000_000,
     )
-    shim.write_once(place / ATTEMPT, dataclasses.asdict(asked), durable=True)
-    shim.sync_folder(place.parent)
+    kept.note_asked(place, asked)
     return Attempt(place, asked)
 
 
 def load(attempts: Path) -> dict[str, Attempt]:
-    """The attempts on disk. A folder of which Slurm was never told is left out."""
-    found = {}
-    for folder in sorted(attempts.iterdir()):
-        asked = _decoded(Asked, folder / ATTEMPT)
-        if asked is not None and asked.attempt_id == folder.name:
-            seen = _decoded(Observation, folder / ENDED)
-            found[asked.attempt_id] = Attempt(folder, asked, seen)
-    return found
-
-
-def _decoded(type_: type[Any], path: Path) -> Any:
-    content = _read(path)
-    try:
-        return None if content is None else codec.decode(type_, content)
-    except RefusedError as error:
-        log.warning("attempt-lost", folder=path.parent.name, error=str(error))
-        return None
-
-
-def _read(path: Path) -> bytes | None:
-    """A file that a job may have put anything in the place of."""
-    try:
-        return shim.read_whole(path)
-    except (shim.SpoiltError, OSError):
-        return None
-
-
-def _plain(seen: Observation) -> dict[str, Any]:
-    return {name: value for name, value in dataclasses.asdict(seen).items() if value is not None}
+    """The attempts on disk, by id."""
+    return {
+        asked.attempt_id: Attempt(place, asked, seen)
+        for place, asked, seen in kept.load(attempts, Asked)
+    }

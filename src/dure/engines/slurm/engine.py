@@ -26,9 +26,11 @@ from dure.engines import (
     Observation,
     Phase,
     PoolReport,
+    gang_rank,
+    layout,
 )
 from dure.engines.local import shim
-from dure.engines.slurm import attempts, rank
+from dure.engines.slurm import attempts
 from dure.engines.slurm.answers import Run
 from dure.engines.slurm.attempts import Asked, Attempt
 from dure.engines.slurm.commands import Commands
@@ -45,6 +47,13 @@ FIRST_LEASE_MS: Final = 60_000
 
 STOP_MARGIN_S: Final = 30
 """How long after its grace a job that was told to stop is left to its ranks, before scancel."""
+
+_PROGRAMS: Final = (
+    Path(shim.__file__),
+    Path(gang_rank.__file__),
+    *(Path(__file__).with_name(name) for name in ("batch.sh", "rank.py")),
+)
+"""What runs on the nodes."""
 
 log = structlog.get_logger("dure.engine")
 
@@ -78,7 +87,7 @@ class SlurmEngine:
             raise EngineError(f"another agent drives the engine in {self._root}")
         for left in self._folders["trash"].iterdir():
             remove_tree(left)
-        self._program = _install(self._root / "programs")
+        layout.install(self._root / "programs", _PROGRAMS)
         self._attempts = attempts.load(self._folders["attempts"])
         self._absent: dict[str, _Absence] = {}
         self._drift: tuple[str, ...] = ()
@@ -114,8 +123,8 @@ class SlurmEngine:
         self._attempts[launch.attempt_id] = attempt
         self._absent.pop(launch.attempt_id, None)
         crash_point("slurm.before-sbatch")
-        programs = self._program.parents[3]
-        arguments = (programs / "batch.sh", place, self._site.python, self._program)
+        programs = self._root / "programs" / "dure" / "engines" / "slurm"
+        arguments = (programs / "batch.sh", place, self._site.python, programs / "rank.py")
         try:
             job_id = self._commands.submit(options, [str(word) for word in arguments])
         except LaunchRefusedError:
@@ -324,21 +333,3 @@ class SlurmEngine:
         now_s = time.monotonic()
         since_s = self._absent[attempt_id].since_s if attempt_id in self._absent else now_s
         self._absent[attempt_id] = _Absence(since_s, now_s)
-
-
-def _install(folder: Path) -> Path:
-    """Lays what runs on the nodes where they can read it; returns the rank's program.
-
-    In folders named as the packages are, for the rank's program imports the shim.
-    """
-    package = folder / "dure" / "engines"
-    for source, name in (
-        (Path(shim.__file__), package / "local" / "shim.py"),
-        (Path(rank.__file__), package / "slurm" / "rank.py"),
-        (Path(__file__).with_name("batch.sh"), folder / "batch.sh"),
-    ):
-        name.parent.mkdir(parents=True, exist_ok=True)
-        temporary = name.with_suffix(".new")
-        temporary.write_bytes(source.read_bytes())
-        temporary.replace(name)  # a job that starts just now reads one or the other, whole
-    return package / "slurm" / "rank.py"
