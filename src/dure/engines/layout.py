@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from dure.engines import Launch
+from dure.engines import EngineError, Launch
 from dure.engines.local import shim
 from dure.removal import remove_tree
 
 _ROOT: Final = Path(__file__).parents[2]
 """The folder of the package."""
+
+
+def take(folders: Mapping[str, Path], programs: Iterable[Path]) -> int:
+    """Makes an engine's folders, `trash` among them, all in one root, and takes that for this
+    process alone. Returns the lock's descriptor. Raises EngineError where another has it; OSError.
+    """
+    root = folders["trash"].parent
+    for folder in (root, *folders.values()):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = shim.try_lock(root / "engine.lock")
+    if lock is None:
+        raise EngineError(f"another agent drives the engine in {root}")
+    for left in folders["trash"].iterdir():
+        remove_tree(left)
+    install(root / "programs", programs)
+    return lock
 
 
 def install(folder: Path, programs: Iterable[Path]) -> None:

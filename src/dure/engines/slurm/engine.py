@@ -80,14 +80,7 @@ class SlurmEngine:
         self._commands = Commands(site, f"dure:{cluster_id}")
         self._commands.check_version()
         self._folders = {name: self._root / name for name in ("attempts", "gone", "trash")}
-        for folder in (self._root, *self._folders.values()):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = shim.try_lock(self._root / "engine.lock")
-        if self._lock is None:
-            raise EngineError(f"another agent drives the engine in {self._root}")
-        for left in self._folders["trash"].iterdir():
-            remove_tree(left)
-        layout.install(self._root / "programs", _PROGRAMS)
+        self._lock: int | None = layout.take(self._folders, _PROGRAMS)
         self._attempts = attempts.load(self._folders["attempts"])
         self._absent: dict[str, _Absence] = {}
         self._drift: tuple[str, ...] = ()
