@@ -441,7 +441,9 @@ class Client:
             if source.response.is_error:
                 source.response.read()
                 _raise(source.response)
-            yield from source.iter_sse()
+            # A comment after an event that has an id comes out as an event without data, which by
+            # the HTML standard (9.2.6, server-sent events) is none.
+            yield from (event for event in source.iter_sse() if event.data)
 
 
 class _Reaching:

@@ -13,16 +13,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Final, Self
+from typing import IO, Final, Protocol, Self
 
 from dure import codec
 from dure.client import ApiError, Client, UnreachableError
 from dure.engines.local.devices import nvml_gpus
 from dure.errors import RefusedError
+from dure.fleet import EngineKind
 from dure.scenario import LocalCluster, Scenario, to_json
 from dure.scheduling.tuning import Tuning
 from dure.server import ADMIN_TOKEN, write_private
@@ -58,6 +59,20 @@ class Played:
     stands_for: int
     """GPUs in service today."""
     uses_real_gpus: bool
+    engine: EngineKind = EngineKind.LOCAL
+
+
+class RealCluster(Protocol):
+    """A cluster with daemons of its own, which plays one of the scenario's."""
+
+    def configured(self, pool_id: str) -> dict[str, object]:
+        """What its agent's configuration says of it: `engine`, `pools` and the like."""
+
+    def lose_node(self, attempt_id: str, rank: int) -> None:
+        """The node of a running attempt's rank is gone at once, with all that runs there."""
+
+    def lose(self) -> None:
+        """All of it is gone at once, as in a power cut."""
 
 
 @dataclass(slots=True)
@@ -91,6 +106,10 @@ class Federation:
     port: int
     played: tuple[Played, ...]
     say: Callable[[str], None]
+    settings: Settings = LOCAL_SETTINGS
+    """Of a new data folder; an old one has its own."""
+    real: Mapping[str, RealCluster] = field(default_factory=dict)
+    """By cluster; the local engine plays the others."""
     children: list[Child] = field(default_factory=list)
 
     def __enter__(self) -> Self:
@@ -128,7 +147,7 @@ class Federation:
         return self.data / "agents" / cluster
 
     def engine_root(self, cluster: str) -> Path:
-        """Where a cluster's local engine keeps its attempts."""
+        """Where a cluster's engine keeps its attempts."""
         return self.agent_root(cluster) / "engine"
 
     def start(self) -> None:
@@ -140,7 +159,7 @@ class Federation:
         self.data.mkdir(parents=True, exist_ok=True, mode=0o700)
         settings = self.data / SETTINGS
         if not settings.exists():
-            settings.write_bytes(codec.encode(LOCAL_SETTINGS))
+            settings.write_bytes(codec.encode(self.settings))
         document = self.data / "scenario.json"
         document.write_text(to_json(self.scenario))
         self._add("control-plane", [*_dure("serve"), *self._serve_options(document)])
@@ -150,7 +169,7 @@ class Federation:
                 cluster = played.cluster.cluster_id
                 config = self._agent_config(admin, played)
                 command = [sys.executable, "-m", "dure.agent", "--config", str(config)]
-                self._add(f"agent-{cluster}", command)
+                self._add(_agent(cluster), command)
             self._await(lambda: self._all_reported(admin), "Not every site has reported")
 
     def _serve_options(self, document: Path) -> list[str]:
@@ -165,12 +184,9 @@ class Federation:
         token = folder / "token"
         if not token.exists():
             write_private(token, admin.enrol_agent(cluster).secret)
-        nodes = played.cluster.nodes
-        declared = {"nodes": nodes, "gpus_per_node": played.slots // nodes}
-        pool = {
-            "pool_id": played.cluster.pool_id,
-            **({"devices": "nvml"} if played.uses_real_gpus else declared),
-        }
+        real = self.real.get(cluster)
+        pool_id = played.cluster.pool_id
+        own = _local(played) if real is None else real.configured(pool_id)
         config = folder / "agent.json"
         config.write_text(
             json.dumps(
@@ -179,8 +195,7 @@ class Federation:
                     "url": self.url,
                     "token_file": "token",
                     "root": ".",
-                    "engine": "local",
-                    "pools": [pool],
+                    **own,
                 }
             )
         )
@@ -229,6 +244,13 @@ class Federation:
                     child.again_at_s = 0.0
                     child.start()
             time.sleep(0.2)
+
+    def lose_site(self, cluster: str) -> None:
+        """A real cluster and its agent are gone at once, as in a power cut."""
+        for child in self.children:
+            if child.name == _agent(cluster) and child.process is not None:
+                child.process.kill()
+        self.real[cluster].lose()
 
     def stop(self) -> None:
         """Stop every process, agents first; what they run goes on."""
@@ -295,6 +317,18 @@ def check_port_free(port: int) -> None:
             raise RefusedError(
                 "port-in-use", f"Port {port} of {HOST} is in use; choose another with --port."
             ) from None
+
+
+def _local(played: Played) -> dict[str, object]:
+    """What an agent's configuration says of a cluster that the local engine plays."""
+    nodes = played.cluster.nodes
+    declared = {"nodes": nodes, "gpus_per_node": played.slots // nodes}
+    slots = {"devices": "nvml"} if played.uses_real_gpus else declared
+    return {"engine": "local", "pools": [{"pool_id": played.cluster.pool_id, **slots}]}
+
+
+def _agent(cluster: str) -> str:
+    return f"agent-{cluster}"
 
 
 def _dure(*words: str) -> list[str]:

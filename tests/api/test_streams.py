@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import pytest
 from api_bench import assert_refused, bearer, raw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dure import codec
 from dure.agent.wire import Order
 from dure.api import stream
 from dure.api.stream import Piece, Streams
@@ -21,6 +23,7 @@ from dure.engines import EngineEnd
 from dure.errors import RefusedError
 from dure.life import State
 from dure.service import jobs as service
+from dure.views import LogChunk
 from nation import Nation, Site, spec, submit
 
 
@@ -293,6 +296,16 @@ def test_silence_is_broken_by_comments_that_are_no_events(clock: Clock):
     comments = [part for part in parts if part.startswith(b":")]
     assert 2 <= len(comments) <= 3
     assert [event.event for event in events(b"".join(parts).decode())] == ["message", "done"]
+
+
+def test_comments_after_an_event_are_no_events_to_the_client_either():
+    chunk = LogChunk(task_index=0, attempt_number=1, rank=0, offset=0, end=3, text="one")
+    first, done = f"id: 1\ndata: {codec.encode_text(chunk)}\n\n", "event: done\ndata: {}\n\n"
+    content = first + stream.KEEPALIVE_COMMENT.decode() + done
+    answer = httpx.Response(200, headers={"content-type": "text/event-stream"}, text=content)
+    played = httpx.MockTransport(lambda _: answer)
+    with Client("http://dure.test", "token", transport=played) as client:
+        assert list(client.follow_logs("j-1")) == [chunk]
 
 
 def test_a_stream_that_grew_old_is_cut_without_done(clock: Clock):

@@ -7,10 +7,11 @@ from pathlib import Path
 import psutil
 import pytest
 from local_bench import Bench
-from ray_farm import RayCluster, ray_folder
-from ray_farm import missing as missing_for_ray
-from slurm_farm import Cluster, Database, farm_folder, missing
+from ray_farm import RayCluster
+from slurm_farm import Cluster
 
+from dure.demo.clusters import ray, slurm
+from dure.demo.clusters.processes import cluster_folder
 from dure.engines import Phase
 
 
@@ -31,28 +32,20 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 @pytest.fixture(scope="session")
 def slurm_clusters() -> Iterator[tuple[Cluster, Cluster]]:
     """Two Slurm clusters with accounting, alpha and beta, that know nothing of each other."""
-    if (reason := missing()) is not None:
-        pytest.skip(reason)
+    if (no := slurm.missing()) is not None:
+        pytest.skip(": ".join(no))
     with contextlib.ExitStack() as stack:
-        root = stack.enter_context(farm_folder())
-        database = Database(root / "mariadb")
-        stack.callback(database.stop)
-        clusters = []
-        for name, gpu_type in (("alpha", "b200"), ("beta", "h100")):
-            cluster = Cluster(root / name, database, name, gpu_type)
-            stack.callback(cluster.stop)
-            clusters.append(cluster.start())
-        yield clusters[0], clusters[1]
+        folder = stack.enter_context(cluster_folder())
+        database = slurm.Database(folder / "db")
+        alpha = Cluster(folder / "alpha", database, "alpha", "b200", nodes=3, gpus=4)
+        beta = Cluster(folder / "beta", database, "beta", "h100", nodes=3, gpus=4)
+        yield alpha.start(), beta.start()
 
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[RayCluster]:
     """A Ray cluster of two nodes with four GPUs each, which demands a token."""
-    if (reason := missing_for_ray()) is not None:
-        pytest.skip(reason)
-    with ray_folder() as folder:
-        cluster = RayCluster(folder)
-        try:
-            yield cluster.start()
-        finally:
-            cluster.stop()
+    if (no := ray.missing()) is not None:
+        pytest.skip(": ".join(no))
+    with cluster_folder() as folder:
+        yield RayCluster(folder, nodes=2, gpus=4).start()

@@ -7,11 +7,11 @@ import json
 import shutil
 from collections.abc import Iterator
 
-import psutil
 import pytest
 from contract import ContractBench, EngineContract
 from ray_farm import RayCluster
 
+from dure.demo.clusters.reaper import words
 from dure.engines import EngineError, Phase
 from dure.engines.local import shim
 from dure.engines.ray import RayEngine, RayPool, RaySite
@@ -58,12 +58,12 @@ class RayContractBench(ContractBench):
         return self.cluster.without_dashboard()
 
     def lose_node(self, attempt_id, rank):
-        place = str(self.root / "engine" / "attempts" / attempt_id)
-        for process in psutil.process_iter():
-            words = process.cmdline()
-            if place in words and str(rank) == words[words.index(place) + 1 :][0]:
-                return self.cluster.node_lost(words[-2])
-        raise AssertionError(f"rank {rank} does not run")
+        attempt = str(self.root / "engine" / "attempts" / attempt_id)
+        found = [words(process)[-6:] for process in self.cluster.ranks()]
+        (address,) = [
+            node for place, r, _, _, node, _ in found if (place, r) == (attempt, str(rank))
+        ]
+        return self.cluster.node_lost(address)
 
     def drain(self, ordinal):
         """Ray's own drain ends a node for good once it is idle: it is the same as its loss."""

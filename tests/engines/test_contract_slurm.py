@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 from contract import ContractBench, EngineContract
-from slurm_farm import Cluster, run, until
+from slurm_farm import Cluster
 
+from dure.demo.clusters.processes import run, until
 from dure.engines import EngineError
 from dure.engines.slurm import SlurmEngine, SlurmPool, SlurmSite
 
@@ -44,7 +45,7 @@ class SlurmContractBench(ContractBench):
         env = self.cluster.env | {"SLURM_TIME_FORMAT": "%s"}
 
         def times():
-            found = run(*words, env=env).strip().split("|")
+            found = run(words, env).strip().split("|")
             return [int(word) * 1_000 for word in found if word.isdigit()]
 
         until(lambda: len(times()) == 2, "accounting")
@@ -66,9 +67,7 @@ class SlurmContractBench(ContractBench):
         return self.cluster.without_controller()
 
     def lose_node(self, attempt_id, rank):
-        words = ("squeue", "-h", "-j", self.job_id(attempt_id), "-o", "%N")
-        names = self.cluster.ask("scontrol", "show", "hostnames", self.cluster.ask(*words).strip())
-        return self.cluster.node_lost(names.split()[rank])
+        return self.cluster.node_lost(self.cluster.nodes_of(attempt_id)[rank])
 
     @contextlib.contextmanager
     def drain(self, ordinal):

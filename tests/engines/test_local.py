@@ -381,8 +381,8 @@ def test_a_second_shim_finds_the_rank_taken(bench):
 
 
 def test_a_rank_whose_shim_was_killed_is_not_run_by_another(bench):
-    bench.bash("a-1", "echo ran >> runs; sleep 60")
-    until((bench.folder / "runs").exists)
+    bench.bash("a-1", "echo ran >> runs; touch up; sleep 60")
+    until((bench.folder / "up").exists)
     os.kill(json.loads((bench.place("a-1") / "0" / "shim.json").read_text())["pid"], signal.SIGKILL)
     another_shim(bench)
     assert bench.ended("a-1").end is EngineEnd.NODE_FAILED

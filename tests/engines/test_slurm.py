@@ -10,9 +10,9 @@ import sys
 
 import pytest
 from contract import until
-from slurm_farm import run
 from test_contract_slurm import SlurmContractBench
 
+from dure.demo.clusters.processes import run
 from dure.engines import EngineEnd, EngineError, LaunchRefusedError, Phase
 from dure.jobs import Notice
 
@@ -79,7 +79,7 @@ def test_a_requeued_job_ends_with_its_first_run_and_runs_no_more(bench):
     assert any("was requeued" in sentence for sentence in drift)
     words = ("sacct", "-X", "-n", "-P", "--duplicates", "-j", job, "-o", "Start,End")
     env = bench.cluster.env | {"SLURM_TIME_FORMAT": "%s"}
-    first = run(*words, env=env).splitlines()[0]
+    first = run(words, env).splitlines()[0]
     assert first == f"{seen.started_ms // 1000}|{seen.ended_ms // 1000}"
     squeue = ("squeue", "-h", "-j", job, "-o", "%T")
     until(lambda: bench.cluster.ask(*squeue).strip() in {"CANCELLED", ""})

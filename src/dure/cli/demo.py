@@ -18,6 +18,7 @@ import typer
 from dure.cli.render import amount, console, line, plain, table
 from dure.cli.shell import Output, OutputOption, Shell, shell_of
 from dure.errors import RefusedError
+from dure.fleet import EngineKind
 from dure.life import EndCause
 from dure.units import MS_PER_S, gpu_time_text
 
@@ -44,16 +45,28 @@ def demo(
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave the federation running until Ctrl-C.")
     ] = False,
+    engines: Annotated[
+        str,
+        typer.Option(
+            "--engines",
+            metavar="KINDS",
+            help="Of slurm, ray, local, by commas: real clusters of these kinds play some sites.",
+        ),
+    ] = "local",
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Run a federation on this machine, real work on it, and check every claim. Takes a minute."""
+    from dure.demo import clusters  # noqa: PLC0415 (keeps `dure --help` quick)
+
     shell = shell_of(ctx)
     _check_ready(data)
+    kinds = clusters.read_kinds(engines)
+    clusters.check_installed(kinds)
     progress = console(shell.stdout if output is Output.TABLE else shell.stderr)
     with _interruptible(), ExitStack() as stack:
         if data is None:
             data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dure-demo-")))
-        federation, checked = _run(stack, shell, progress, data.absolute())
+        federation, checked = _run(stack, shell, progress, (data.absolute(), kinds))
         if output is Output.JSON:
             from pydantic_core import to_json  # noqa: PLC0415 (only where something is shown)
 
@@ -91,24 +104,31 @@ class Checked:
 
 
 def _run(
-    stack: ExitStack, shell: Shell, progress: Console, data: Path
+    stack: ExitStack, shell: Shell, progress: Console, made_of: tuple[Path, Sequence[EngineKind]]
 ) -> tuple[Federation, Checked]:
     """The demo itself. The federation goes on until the stack closes."""
     from dure import scenario as scenarios  # noqa: PLC0415 (as all below: quick help)
-    from dure.demo import checks, screen, story  # noqa: PLC0415
-    from dure.federation import Federation, free_port, play  # noqa: PLC0415
+    from dure.demo import checks, clusters, screen, story  # noqa: PLC0415
+    from dure.federation import LOCAL_SETTINGS, Federation, free_port, play  # noqa: PLC0415
 
     began_s = time.monotonic()
+    data, kinds = made_of
     loaded = scenarios.load(scenarios.find(SCENARIO))
-    federation = Federation(
-        data=data,
-        scenario=loaded,
-        port=free_port(),
-        played=play(loaded, shell.now_ms(), gpus=False),
-        say=shell.say,
-    )
-    stack.callback(story.end_all, federation)
     with screen.screen(progress) as shown:
+        played = clusters.cast(kinds, play(loaded, shell.now_ms(), gpus=False))
+        if real := [site for site in played if site.engine is not EngineKind.LOCAL]:
+            who = ", ".join(f"{site.operator} ({site.engine})" for site in real)
+            shown.say(f"Starting real clusters for {who}")
+        federation = Federation(
+            data=data,
+            scenario=loaded,
+            port=free_port(),
+            played=played,
+            say=shell.say,
+            settings=clusters.SETTINGS if real else LOCAL_SETTINGS,
+            real=stack.enter_context(clusters.staged(played)),
+        )
+        stack.callback(story.end_all, federation)
         shown.say(f"Starting a control plane and {len(federation.played)} operators' agents")
         stack.enter_context(federation)
         for site in federation.played:
@@ -126,8 +146,9 @@ def _run(
 
 def _slots(site: Played) -> str:
     each = max(1, round(site.stands_for / site.slots))
+    slots = "slots" if site.engine is EngineKind.LOCAL else f"slots of {site.engine.title()}"
     return (
-        f"{site.operator}: {site.slots} slots play {site.stands_for:,} {site.gpu_model.upper()}; "
+        f"{site.operator}: {site.slots} {slots} play {site.stands_for:,} {site.gpu_model.upper()}; "
         f"a slot stands for {each:,} GPUs"
     )
 
@@ -226,7 +247,7 @@ def _rows(outcome: Outcome, job: JobView) -> Iterator[Sequence[object]]:
         gpus = job.spec.resources.gpus
         waited = [waits_ms[run.id] for run in group if run.id in waits_ms]
         charge = sum(run.charge or 0 for run in group)
-        ours = group[0].cause in {EndCause.NODE_FAILED, EndCause.RECALLED}
+        ours = group[0].cause in {EndCause.NODE_FAILED, EndCause.RECALLED, EndCause.LOST}
         yield (
             job.summary.name,
             f"{group[0].operator}/{group[0].pool}",
@@ -255,6 +276,8 @@ def _result(outcome: Outcome, job: JobView, last: AttemptView) -> str:
         return "node killed"
     if last.cause is EndCause.RECALLED:
         return "called back"
+    if last.cause is EndCause.LOST:
+        return "site lost"
     if last.cause is EndCause.ERRED:
         return f"exit code {last.exit_code}"
     if job.summary.name == "sweep" and outcome.sweep:
@@ -344,6 +367,7 @@ def _show_audit(to: Console, outcome: Outcome) -> None:
 
 def _next(to: Console) -> None:
     for command, what in (
+        ("dure demo --engines slurm,ray,local", "the same on real clusters, made here"),
         ("dure demo --keep", "the same, left running, with tokens to look around with"),
         ("dure up", "a federation of your own; dure-data/admin.token lets you in:"),
         ("dure login http://127.0.0.1:8470 < dure-data/admin.token", ""),

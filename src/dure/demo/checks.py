@@ -11,12 +11,14 @@ from dure.demo.outcome import (
     BORROWER,
     FAILING,
     GANG,
+    MOVER,
     NATIONAL,
     OWNER,
     SWEEP,
     Books,
     Outcome,
 )
+from dure.fleet import EngineKind
 from dure.life import EndCause, State
 from dure.policy import EXCLUDED_BY_RULE
 from dure.scheduling.explain import ALLOCATION_TOO_SMALL
@@ -43,7 +45,12 @@ class Check:
 
 def check_all(outcome: Outcome) -> tuple[Check, ...]:
     """Every claim, in the order in which the demo makes them."""
-    return tuple(Check(name, *judge(outcome)) for name, judge in _CLAIMS)
+    claims = list(_CLAIMS)
+    if any(site.engine is not EngineKind.LOCAL for site in outcome.played):
+        claims.append(_ENGINES_CLAIM)
+    if len(outcome.clusters_on(EngineKind.SLURM)) > 1:
+        claims += _SLURM_CLAIMS
+    return tuple(Check(name, *judge(outcome)) for name, judge in claims)
 
 
 Judged = tuple[bool, str]
@@ -288,7 +295,7 @@ def _usage(outcome: Outcome) -> Judged:
     """Three counts of one thing: the ledger's, the usage lines', each attempt's GPUs x time."""
     if outcome.books is None:
         return False, NOT_SEEN
-    attempts = [a for job in outcome.jobs for task in job.tasks for a in task.attempts]
+    attempts = _all_attempts(outcome)
     metered = sum(
         a.gpus * (a.ended_ms - a.started_ms)
         for a in attempts
@@ -314,7 +321,59 @@ def _secret(outcome: Outcome) -> Judged:
     return ok, f"{reached}; {searched}, {where}"
 
 
-_CLAIMS: Final[tuple[tuple[str, Callable[[Outcome], Judged]], ...]] = (
+# ---- real engines --------------------------------------------------------------------------------
+
+
+def _all_attempts(outcome: Outcome) -> tuple[AttemptView, ...]:
+    return tuple(a for job in outcome.jobs for task in job.tasks for a in task.attempts)
+
+
+def _engines_ran(outcome: Outcome) -> Judged:
+    """Every engine has completed some attempt."""
+    completed = [a.cluster for a in _all_attempts(outcome) if a.cause is EndCause.COMPLETED]
+    counts = {
+        kind: sum(cluster in outcome.clusters_on(kind) for cluster in completed)
+        for kind in dict.fromkeys(site.engine for site in outcome.played)
+    }
+    seen = ", ".join(f"{kind} {count}" for kind, count in counts.items())
+    return all(counts.values()), f"attempts completed: {seen}"
+
+
+def _moved(outcome: Outcome) -> Judged:
+    """Lost with its site, uncharged; then run on the other cluster, never on both at once."""
+    attempts, slurm = _attempts(outcome, MOVER), outcome.clusters_on(EngineKind.SLURM)
+    if outcome.lost_site is None or len(attempts) != 2:
+        return False, f"{len(attempts)} attempts" if attempts else NOT_SEEN
+    first, last = attempts
+    ok = (
+        first.cluster == outcome.lost_site
+        and (first.cause, first.charge) == (EndCause.LOST, 0)
+        and last.cause is EndCause.COMPLETED
+        and last.cluster in {*slurm} - {first.cluster}
+        and (last.started_ms or 0) >= (first.ended_ms or 0)
+    )
+    seen = f"{first.cause} with {first.cluster}, charge {first.charge}"
+    return ok, f"{seen}; then on {last.cluster}, {last.cause}"
+
+
+def _slurm_agrees(outcome: Outcome) -> Judged:
+    """To the second, for Slurm counts in seconds."""
+    left = {*outcome.clusters_on(EngineKind.SLURM)} - {outcome.lost_site}
+    ours = {a.id: (a.gpu_ms or 0) / MS_PER_S for a in _all_attempts(outcome) if a.cluster in left}
+    theirs = {one.attempt: one.gpu_s for one in outcome.accounted}
+    wrong = [id_ for id_ in sorted(ours | theirs) if ours.get(id_) != theirs.get(id_)]
+    seen = f"{len(theirs)} jobs of {sum(theirs.values())} GPU-seconds in {', '.join(sorted(left))}"
+    return bool(theirs) and not wrong, f"{seen}; not the same: {', '.join(wrong) or 'none'}"
+
+
+_Claim = tuple[str, Callable[[Outcome], Judged]]
+
+_ENGINES_CLAIM: Final[_Claim] = ("every engine ran work to its end", _engines_ran)
+_SLURM_CLAIMS: Final[tuple[_Claim, ...]] = (
+    ("a lost site: its job moved to the other Slurm cluster", _moved),
+    ("usage: metered = what Slurm accounts itself", _slurm_agrees),
+)
+_CLAIMS: Final[tuple[_Claim, ...]] = (
     ("an agent process for each of at least four operators", _federation),
     ("sweep: all eight training runs succeeded", _sweep_done),
     ("sweep: the best model is right nine times in ten", _sweep_best),

@@ -17,12 +17,14 @@ from dure.agent.wire import FileEntry
 from dure.audit import audit
 from dure.client import Client, last_lines
 from dure.demo.cast import Player
+from dure.demo.clusters.slurm import SlurmCluster
 from dure.demo.outcome import (
     BORROWER,
     FAILING,
     GANG,
     NATIONAL,
     SWEEP,
+    Accounted,
     Books,
     Break,
     GangRun,
@@ -207,6 +209,16 @@ def _usage(admin: Client) -> Iterator[UsageLine]:
         yield from page.lines
         if (after := page.next) is None:
             return
+
+
+def accounted(federation: Federation, lost: str | None) -> tuple[Accounted, ...]:
+    """What the Slurm clusters that are left say themselves of each attempt."""
+    return tuple(
+        Accounted(attempt=attempt, gpu_s=gpu_s)
+        for cluster_id, cluster in federation.real.items()
+        if isinstance(cluster, SlurmCluster) and cluster_id != lost
+        for attempt, gpu_s in sorted(cluster.gpu_s_by_job().items())
+    )
 
 
 def agents(federation: Federation, admin: Client) -> tuple[tuple[str, int], ...]:

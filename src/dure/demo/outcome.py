@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from dure.audit import Audit
 from dure.errors import Reason
 from dure.federation import Played
+from dure.fleet import EngineKind
 from dure.scheduling.world import Forecast
 from dure.views import AllocationView, EventView, JobView, LendingLine, UsageLine
 
@@ -17,6 +18,7 @@ FAILING = "missing-data"
 BORROWER = "borrower"
 OWNER = "owner"
 TOO_MUCH = "too-much"
+MOVER = "mover"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,14 @@ class Loan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Accounted:
+    """GPU time of one attempt in the accounting of the Slurm cluster that ran it."""
+
+    attempt: str
+    gpu_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Secret:
     """Whether a job's secret reached it, and where else it was found."""
 
@@ -98,9 +108,17 @@ class Outcome:
     sweep: tuple[Point, ...] = ()
     gang: GangRun | None = None
     loan: Loan | None = None
+    lost_site: str | None = None
+    """The cluster that was taken away under the job that then moved."""
+    accounted: tuple[Accounted, ...] = ()
+    """From every Slurm cluster that is still there."""
     failing_log: tuple[str, ...] = ()
     secret: Secret | None = None
     books: Books | None = None
+
+    def clusters_on(self, engine: EngineKind) -> tuple[str, ...]:
+        """The clusters that this engine plays."""
+        return tuple(one.cluster.cluster_id for one in self.played if one.engine is engine)
 
     def job(self, name: str) -> JobView | None:
         """The job of that name."""

@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,16 +20,17 @@ from dure import workdir
 from dure.client import ApiError, Client, UnreachableError
 from dure.demo import cast, evidence
 from dure.demo.cast import COMPANY, OWNER, STARTUP, UNIVERSITY, Player
-from dure.demo.outcome import BORROWER, GANG, NATIONAL, Break, Outcome
+from dure.demo.clusters.reaper import kill_trees, processes_of
+from dure.demo.outcome import BORROWER, GANG, MOVER, NATIONAL, Break, Outcome
 from dure.draft import Draft, requests
 from dure.engines.local.fail import kill_node
 from dure.errors import Reason
 from dure.federation import Federation
-from dure.fleet import OwnerKind
+from dure.fleet import EngineKind, OwnerKind
 from dure.jobfile import parse
 from dure.life import TERMINAL
 from dure.scheduling.world import Forecast
-from dure.views import JobView, LogChunk, Submission
+from dure.views import AttemptView, JobView, LogChunk, Submission
 
 WORK: Final = Path(__file__).parent / "work"
 FILES: Final = (
@@ -43,12 +44,15 @@ FILES: Final = (
 """Who submits what, in this order."""
 OWNERS_FILE: Final = (OWNER, WORK / "sweep" / "owner.yaml")
 """What the owner submits later."""
+MOVERS_FILE: Final = (UNIVERSITY, WORK / "gang" / "mover.yaml")
+"""What is submitted last, where two clusters can run it."""
 
 BREAK_AFTER_EPOCH: Final = 3
 OWNER_COMES_AFTER_EPOCH: Final = 3
+SITE_GOES_AFTER_EPOCH: Final = 3
 BROKEN_RANK: Final = 1
 TURN_S: Final = 0.3
-WATCH_S_MAX: Final = 180.0
+WATCH_S_MAX: Final = 240.0
 CANCEL_S_MAX: Final = 15.0
 
 
@@ -103,6 +107,7 @@ class Story:
     broken: Break | None = None
     lent_until_epoch: int | None = None
     """The borrower's last checkpointed epoch when the owner asked for its GPUs."""
+    lost_site: str | None = None
     _logs: dict[str, EpochLog] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
@@ -136,7 +141,7 @@ class Story:
             self.plan = client.plan(asked[0].spec)
         (job,) = client.submit(Submission(asked), key=f"demo-{uuid.uuid4()}").jobs
         self.submitted[job.id] = player
-        if draft.name in {GANG, BORROWER}:
+        if draft.name in {GANG, BORROWER, MOVER}:
             self._logs[draft.name] = EpochLog(client, job.id)
             self._logs[draft.name].start()
 
@@ -146,13 +151,25 @@ class Story:
 
     def watch(self) -> tuple[JobView, ...]:
         """Show the jobs until all have ended; on the way, break a node and let the owner come."""
-        deadline_s = time.monotonic() + WATCH_S_MAX
         self.screen.say(f"Waiting for epoch {BREAK_AFTER_EPOCH} of the gang, to break a node then")
+
+        def turn(jobs: tuple[JobView, ...]) -> None:
+            self._break_when_due(jobs)
+            self._let_owner_come_when_due()
+
+        return self._watch(turn)
+
+    def watch_move(self) -> tuple[JobView, ...]:
+        """Submit the mover, and take the site away under it."""
+        self._submit_file(*MOVERS_FILE)
+        return self._watch(self._lose_site_when_due)
+
+    def _watch(self, turn: Callable[[tuple[JobView, ...]], None]) -> tuple[JobView, ...]:
+        deadline_s = time.monotonic() + WATCH_S_MAX
         while True:
             jobs = self.jobs()
             self.screen.show(jobs)
-            self._break_when_due(jobs)
-            self._let_owner_come_when_due()
+            turn(jobs)
             if all(job.summary.state in TERMINAL for job in jobs):
                 return jobs
             if time.monotonic() > deadline_s:
@@ -175,8 +192,7 @@ class Story:
             return
         gang = next(job for job in jobs if job.summary.name == GANG)
         for attempt in gang.tasks[0].attempts:
-            root = self.federation.engine_root(attempt.cluster)
-            if attempt.cause is None and kill_node(root, attempt.id, BROKEN_RANK):
+            if attempt.cause is None and self._kill_node(attempt, BROKEN_RANK):
                 self.broken = Break(
                     attempt=attempt.id,
                     rank=BROKEN_RANK,
@@ -188,6 +204,25 @@ class Story:
                     f"Epoch {epoch} is saved: killed node {self.broken.node} of {attempt.pool}, "
                     f"rank {BROKEN_RANK}; the gang must resume by itself"
                 )
+
+    def _kill_node(self, attempt: AttemptView, rank: int) -> bool:
+        """Whether there was anything to kill."""
+        federation = self.federation
+        if (real := federation.real.get(attempt.cluster)) is None:
+            return kill_node(federation.engine_root(attempt.cluster), attempt.id, rank)
+        real.lose_node(attempt.id, rank)
+        return True
+
+    def _lose_site_when_due(self, jobs: tuple[JobView, ...]) -> None:
+        if self.lost_site or (epoch := self._epoch(MOVER)) < SITE_GOES_AFTER_EPOCH:
+            return
+        attempt = jobs[-1].tasks[0].attempts[-1]
+        self.lost_site = attempt.cluster
+        self.federation.lose_site(attempt.cluster)
+        self.screen.say(
+            f"Epoch {epoch} of {MOVER}: killed the whole site {attempt.cluster} of "
+            f"{attempt.operator}, agent and cluster; when its lease is over the job may move"
+        )
 
     def cancel(self) -> None:
         """Cancel what has not ended, and wait for it; the federation may be gone already."""
@@ -205,6 +240,9 @@ def end_all(federation: Federation) -> None:
     """Kill whatever the federation's engines still run; for a federation that has been stopped."""
     for played in federation.played:
         root = federation.engine_root(played.cluster.cluster_id)
+        if played.engine is not EngineKind.LOCAL:
+            kill_trees(processes_of(root))
+            continue
         for place in root.glob("attempts/*/*/"):
             if place.name.isdigit():
                 kill_node(root, place.parent.name, int(place.name))
@@ -231,6 +269,8 @@ def perform(story: Story) -> Outcome:
     """The whole story, and what was seen of it."""
     story.submit()
     jobs = story.watch()
+    if sum(site.engine is EngineKind.SLURM for site in story.federation.played) > 1:
+        jobs = story.watch_move()
     story.screen.say("Fetching results, reading the books, searching for the secret")
     federation = story.federation
     results = federation.data / "results"
@@ -248,6 +288,8 @@ def perform(story: Story) -> Outcome:
         sweep=found.sweep(results),
         gang=found.gang(results, story.broken),
         loan=found.loan(story.lent_until_epoch),
+        lost_site=story.lost_site,
+        accounted=evidence.accounted(federation, story.lost_site),
         failing_log=found.failing_log(),
         books=evidence.books(story.admin),
         secret=found.secret(story.secret, results, federation.data),
