@@ -6,13 +6,16 @@ from dure.allocations import Allocation, AllocationKind, BudgetUnit
 from dure.audit import audit
 from dure.demo import checks
 from dure.demo.checks import check_all
-from dure.demo.outcome import Books, Break, GangRun, Loan, Outcome, Point, Secret
+from dure.demo.outcome import Accounted, Books, Break, GangRun, Loan, Outcome, Point, Secret
 from dure.errors import Reason
+from dure.federation import Played
+from dure.fleet import EngineKind
 from dure.jobs import Array, JobSpec, Resources, Tier
 from dure.journal import GENESIS, seal
 from dure.ledger import grant
 from dure.life import EndCause, State
 from dure.metering import Factors
+from dure.scenario import LocalCluster
 from dure.scheduling.world import Exclusion, Forecast
 from dure.views import (
     AllocationView,
@@ -397,3 +400,94 @@ def test_a_secret_that_is_none(change):
     outcome = good()
     (only,) = failed(replace(outcome, secret=replace(outcome.secret, **change)))
     assert "secrets" in only
+
+
+def site(cluster, engine):
+    return Played(
+        cluster=LocalCluster(cluster_id=cluster, pool_id=f"{cluster}-pool", nodes=2),
+        operator=cluster,
+        gpu_model="b200",
+        slots=16,
+        stands_for=100,
+        uses_real_gpus=False,
+        engine=engine,
+    )
+
+
+def moved():
+    """A good run whose jobs ran on Slurm, Ray and this machine, one of them after a site's loss."""
+    lost = {"cause": EndCause.LOST, "charge": 0, "exit_code": None, "gpu_ms": 0}
+    mover = job(
+        "mover",
+        [
+            (
+                State.SUCCEEDED,
+                (
+                    attempt("m-1", 20, 24, cluster="kakao-national", **lost),
+                    attempt("m-2", 30, 34, number=2, gpu_ms=4_000),
+                ),
+            )
+        ],
+    )
+    on = changed_run(changed_run(good(), "owner", 1, cluster="sk"), "missing-data", 1, cluster="me")
+    on = changed_run(on, "national-core", 1, cluster="me")
+    jobs = (*on.jobs, mover)
+    runs = [run for one in jobs for task in one.tasks for run in task.attempts]
+    lines = tuple(usage(run) for run in runs)
+    return replace(
+        on,
+        played=(
+            site("nhn-national", EngineKind.SLURM),
+            site("kakao-national", EngineKind.SLURM),
+            site("sk", EngineKind.RAY),
+            site("me", EngineKind.LOCAL),
+        ),
+        jobs=jobs,
+        lost_site="kakao-national",
+        accounted=tuple(
+            Accounted(attempt=run.id, gpu_s=run.gpu_ms // 1_000)
+            for run in runs
+            if run.cluster == "nhn-national"
+        ),
+        books=replace(on.books, usage=lines, posted_gpu_ms=sum(line.gpu_ms for line in lines)),
+    )
+
+
+def test_every_claim_holds_of_a_good_run_on_real_clusters():
+    assert failed(moved()) == []
+    assert len(check_all(moved())) == 21
+
+
+@pytest.mark.parametrize(
+    ("number", "change"),
+    [
+        (1, {"cause": EndCause.NODE_FAILED}),
+        (1, {"charge": 1}),
+        (2, {"cause": EndCause.ERRED}),
+        (2, {"started_ms": START_MS + 23_000, "ended_ms": START_MS + 27_000}),
+    ],
+)
+def test_a_job_that_did_not_move_as_it_should(number, change):
+    assert failed(changed_run(moved(), "mover", number, **change)) == [
+        "a lost site: its job moved to the other Slurm cluster"
+    ]
+
+
+def test_a_job_that_moved_to_another_engine_or_not_at_all():
+    elsewhere = changed_run(moved(), "mover", 2, cluster="sk")
+    assert any("a lost site" in name for name in failed(elsewhere))
+    assert any("a lost site" in name for name in failed(replace(moved(), lost_site=None)))
+
+
+def test_an_engine_that_completed_nothing():
+    assert failed(changed_run(moved(), "owner", 1, cluster="me")) == [
+        "every engine ran work to its end"
+    ]
+
+
+def test_slurm_that_accounts_otherwise():
+    first, *others = moved().accounted
+    for wrong in ((), tuple(others), (replace(first, gpu_s=first.gpu_s + 1), *others)):
+        assert failed(replace(moved(), accounted=wrong)) == [
+            "usage: metered = what Slurm accounts itself"
+        ]
