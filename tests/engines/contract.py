@@ -293,7 +293,7 @@ class EngineContract:
         bench.bash("a-1", "echo up; sleep 100")
         bench.says("a-1", "up")
         bench.engine.extend("a-1", now_ms() + 60_000)
-        assert bench.seen()["a-1"].phase is Phase.RUNNING
+        bench.becomes("a-1", Phase.RUNNING)
         bench.engine.extend("a-1", now_ms() - 1)
         seen = bench.ended("a-1")
         assert seen.end is EngineEnd.STOPPED

@@ -11,7 +11,6 @@ import pytest
 from contract import ContractBench, EngineContract
 from ray_farm import RayCluster
 
-from dure.demo.clusters.reaper import words
 from dure.engines import EngineError, Phase
 from dure.engines.local import shim
 from dure.engines.ray import RayEngine, RayPool, RaySite
@@ -58,11 +57,7 @@ class RayContractBench(ContractBench):
         return self.cluster.without_dashboard()
 
     def lose_node(self, attempt_id, rank):
-        attempt = str(self.root / "engine" / "attempts" / attempt_id)
-        found = [words(process)[-6:] for process in self.cluster.ranks()]
-        (address,) = [
-            node for place, r, _, _, node, _ in found if (place, r) == (attempt, str(rank))
-        ]
+        (address,) = [r.address for r in self.cluster.ranks(attempt_id) if r.number == rank]
         return self.cluster.node_lost(address)
 
     def drain(self, ordinal):

@@ -56,9 +56,8 @@ def test_a_rank_whose_shim_is_killed_ends_the_gang(bench):
     for rank in (0, 1):
         bench.says("a-1", "up", rank)
     bench.becomes("a-1", Phase.RUNNING)
-    place = str(bench.root / "engine" / "attempts" / "a-1")
-    ranks = [p for p in bench.cluster.ranks() if [place, "1"] == p.cmdline()[4:6]]
-    ranks[0].kill()
+    (rank,) = [rank for rank in bench.cluster.ranks("a-1") if rank.number == 1]
+    rank.process.kill()
     seen = bench.ended("a-1")
     assert (seen.end, seen.detail) == (EngineEnd.NODE_FAILED, "rank 1 is lost: it was killed")
 

@@ -11,6 +11,7 @@ import secrets
 import shutil
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -47,6 +48,24 @@ def missing() -> tuple[str, str] | None:
     return "no Ray", (
         f"python3 -m venv .ray && .ray/bin/pip install 'ray[default]' && export {_WHERE}=.ray/bin"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """A process that stands by one rank of an attempt, and the address of its node."""
+
+    process: psutil.Process
+    attempt_id: str
+    number: int
+    address: str
+
+
+def _rank_of(process: psutil.Process) -> Rank | None:
+    """By its words, which are `rank.py DIR RANK MASTER_ADDRESS MASTER_PORT ADDRESS FD`."""
+    match words(process)[-7:]:
+        case [program, place, number, _, _, address, _] if program.endswith("/ray/rank.py"):
+            return Rank(process, Path(place).name, int(number), address)
+    return None
 
 
 class RayCluster:
@@ -130,20 +149,17 @@ class RayCluster:
         pool = {"pool_id": pool_id, "gpus_per_node": self.gpus}
         return {"engine": {"type": "ray", "path": path, **engine}, "pools": [pool], "interval_s": 1}
 
-    def ranks(self) -> list[psutil.Process]:
-        """Ranks that run, of this cluster or another: their words end with ADDRESS and FD."""
-        return [
-            process
-            for process in psutil.process_iter()
-            if any(word.endswith("/ray/rank.py") for word in words(process))
-        ]
+    def ranks(self, attempt_id: str | None = None) -> list[Rank]:
+        """Ranks that run, of an attempt or of all, and of other clusters too."""
+        found = (_rank_of(process) for process in psutil.process_iter())
+        ranks = [rank for rank in found if rank is not None]
+        return [rank for rank in ranks if attempt_id in {None, rank.attempt_id}]
 
     def lose_node(self, attempt_id: str, rank: int) -> None:
         """See `RealCluster.lose_node`."""
-        for process in self.ranks():
-            place, number, *_, address, _fd = words(process)[-6:]
-            if Path(place).name == attempt_id and number == str(rank):
-                self.kill_node(address)
+        for one in self.ranks(attempt_id):
+            if one.number == rank:
+                self.kill_node(one.address)
 
     def kill_node(self, address: str) -> None:
         """Kills a node's daemons, and what runs there, which has sessions of its own."""
@@ -151,7 +167,7 @@ class RayCluster:
             if f"--node_ip_address={address}" in words(process) and "raylet" in process.name():
                 with contextlib.suppress(OSError):
                     os.killpg(os.getpgid(process.pid), signal.SIGKILL)
-        kill_trees(rank for rank in self.ranks() if words(rank)[-2:-1] == [address])
+        kill_trees(rank.process for rank in self.ranks() if rank.address == address)
 
     def lose(self) -> None:
         """See `RealCluster.lose`."""
