@@ -55,15 +55,21 @@ Agent = Annotated[Caller, Depends(TokenFor(TokenScope.AGENT))]
 
 
 class JsonBody:
-    """A dependency: the body, decoded strictly into `type_`. Known to the OpenAPI document."""
+    """A dependency: the body, decoded strictly into `type_`. Known to the OpenAPI document.
 
-    def __init__(self, type_: Any, limit: int = JSON_BYTES_MAX) -> None:
+    Where it is `raw`, the route decodes it itself.
+    """
+
+    def __init__(self, type_: Any, limit: int = JSON_BYTES_MAX, *, raw: bool = False) -> None:
         self.type = type_
         self.limit = limit
+        self.raw = raw
 
     async def __call__(self, request: Request) -> Any:
         """The decoded body. Raises RefusedError: what is wrong with it."""
         body = await read_body(request, self.limit)
+        if self.raw:
+            return body
         if len(body) <= DECODED_AT_ONCE_BYTES:
             return codec.decode(self.type, body)
         return await to_thread.run_sync(codec.decode, self.type, body)

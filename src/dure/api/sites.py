@@ -22,7 +22,7 @@ from dure.api.requests import Agent, JsonBody, Submitter, body_pieces, read_body
 from dure.errors import NotFoundError
 from dure.jobs import NODES_MAX
 from dure.people import Action
-from dure.service import Service
+from dure.service import Service, syncing
 from dure.service import sites as service
 from dure.service.access import require_seen
 from dure.units import INT64_MAX
@@ -63,14 +63,18 @@ async def _receive(service_: Service, request: Request, project: str, sha256: st
 @router.put("/agent/key", status_code=204)
 def enrol_key(caller: Agent, body: Annotated[KeyOffer, Depends(JsonBody(KeyOffer))]) -> Response:
     """Name the key that the site signs with, once. Idempotent."""
-    service.enrol_key(caller.service, caller.principal, body)
+    syncing.enrol_key(caller.service, caller.principal, body)
     return Response(status_code=204)
 
 
-@router.post("/agent/sync")
-def sync(caller: Agent, body: Annotated[SyncRequest, Depends(JsonBody(SyncRequest))]) -> SyncReply:
+@router.post("/agent/sync", response_model=SyncReply)
+def sync(
+    caller: Agent, body: Annotated[bytes, Depends(JsonBody(SyncRequest, raw=True))]
+) -> Response:
     """A site's present in, what should be out. Idempotent."""
-    return service.sync(caller.service, caller.principal, body)
+    report = syncing.decoded(caller.service, caller.principal, body)
+    content = syncing.sync_json(caller.service, caller.principal, report)
+    return Response(content, media_type="application/json")
 
 
 @router.get("/agent/attempts/{attempt}/secrets")

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from threading import Lock
 
 from sqlalchemy import Connection
 
+from dure.agent.wire import SyncReply, SyncRequest
 from dure.control.memory import Memory
 from dure.control.snapshot import Moment
 from dure.scenario import Scenario
@@ -19,6 +21,20 @@ from dure.store import sites as site_store
 from dure.store.blobs import Blobs, Logs
 from dure.store.database import Database
 from dure.store.secrets import Vault
+
+
+@dataclass(slots=True, kw_only=True)
+class Told:
+    """A cluster's last sync and what it was answered; `wishes` is `attempts.Standing.wishes`."""
+
+    report: SyncRequest
+    received_ms: int
+    """When that was said, or was noted to be said again: as the database has it."""
+    again_ms: int = 0
+    """When it was last said again."""
+    wishes: str
+    reply: SyncReply
+    orders_json: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +52,12 @@ class Service:
     wake: Callable[[], None]
     up_since_ms: int
     memory: Memory = field(default_factory=Memory)
+    told: dict[str, Told] = field(default_factory=dict)
+    """By cluster: see `dure.service.syncing`."""
+    heard: dict[str, tuple[bytes, SyncRequest]] = field(default_factory=dict)
+    """By token: an agent's last body, and what it says."""
+    noting: Lock = field(default_factory=Lock)
+    """Held by whoever writes down when sites were heard again."""
     _scenarios: dict[int, Scenario] = field(default_factory=dict)
 
     def scenario(self, connection: Connection) -> Scenario:

@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 from dure.fleet import Cluster
 from dure.people import NATION, Action, Principal
 from dure.service import Service
-from dure.service.sites import running_of, strangers_of
+from dure.service.syncing import running_of, strangers_of
 from dure.store import attempts, site_keys, sites
 from dure.store.sites import Site
 from dure.units import MS_PER_S

@@ -35,6 +35,7 @@ from dure.store.jobs import job_name
 from dure.store.ledger_schema import journals
 from dure.store.metadata import total
 from dure.store.schema import allocations, attempts, jobs, manifests, tasks
+from dure.units import INT64_MAX
 from dure.views import AttemptView, StatementLine, UsageLine
 
 _FACTORS: Final[TypeAdapter[Factors]] = codec.adapter(Factors)
@@ -140,6 +141,8 @@ def refund(connection: Connection, attempt: str, reason: str) -> None:
 
 def extend_leases(connection: Connection, ids: Sequence[str], until_ms: int) -> None:
     """Let attempts that their site was just told of go on unseen until then."""
+    if not ids:
+        return
     connection.execute(
         update(attempts)
         .where(attempts.c.id.in_(ids), attempts.c.lease_until_ms < until_ms)
@@ -175,7 +178,9 @@ def _lenders(document: str) -> tuple[Lent, ...]:
     return _LENDERS.validate_json(document)
 
 
+@lru_cache(maxsize=50_000)
 def _attempt(row: Row[tuple[object, ...]]) -> Attempt:
+    """Each cycle reads all that runs, of which little has changed since the one before."""
     return Attempt(
         id=row.id,
         task=row.task,
@@ -214,6 +219,32 @@ def open_attempts(connection: Connection, cluster: str | None = None) -> tuple[A
     if cluster is not None:
         query = query.where(attempts.c.cluster == cluster)
     return _by_id(connection, query)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """All of a cluster's open attempts that an answer to its agent can differ by."""
+
+    wishes: str
+    """What should become of each, and whether its engine has it: to be compared only."""
+    lease_until_ms: int
+    """The first of their leases to end; the last instant there is, where nothing is open."""
+
+
+def standing(connection: Connection, cluster: str) -> Standing:
+    """One row, not one for each attempt: SQLite's driver lets other threads go first at each."""
+    of = attempts.c
+    each = (
+        select((of.id + "=" + of.wish + "=" + of.engine_id.is_(None).cast(String)).label("wish"))
+        .add_columns(of.lease_until_ms)
+        .where(of.closed_ms.is_(None), of.cluster == cluster)
+        .order_by(of.id)
+        .subquery()
+    )
+    row = connection.execute(
+        select(func.aggregate_strings(each.c.wish, ","), func.min(each.c.lease_until_ms))
+    ).one()
+    return Standing(row[0] or "", INT64_MAX if row[1] is None else int(row[1]))
 
 
 def _by_id(connection: Connection, query: Select[Any]) -> tuple[Attempt, ...]:

@@ -9,7 +9,7 @@ these promises each by its own means (ADR 0003, ADR 0019).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Self
 
@@ -18,6 +18,9 @@ from sqlalchemy import URL, Connection, Engine
 from dure.store import postgresql, sqlite
 from dure.store.limits import Limits
 
+Turn = Callable[[], AbstractContextManager[None]]
+"""What a writer of this process waits in before it asks the database itself."""
+
 
 class Database:
     """An open database. `name` is what it may be called in messages: no password in it."""
@@ -25,10 +28,13 @@ class Database:
     def __init__(self, where: Path | URL, limits: Limits | None = None) -> None:
         if isinstance(where, Path):
             self.name = str(where)
-            self.engine = sqlite.engine(where, limits or Limits())
+            limits = limits or Limits()
+            self.engine = sqlite.engine(where, limits)
+            self._turn: Turn = sqlite.Turns(limits.wait_s).one
         else:
             self.name = where.render_as_string(hide_password=True)
             self.engine = postgresql.engine(where, limits or Limits())
+            self._turn = nullcontext
         self._first: Callable[[Connection], None] | None = None
 
     @property
@@ -39,13 +45,14 @@ class Database:
     def fenced(self, first: Callable[[Connection], None]) -> Self:
         """The same database, whose every writing transaction begins with `first`."""
         made = object.__new__(type(self))
-        made.name, made.engine, made._first = self.name, self.engine, first
+        made.name, made.engine, made._turn = self.name, self.engine, self._turn
+        made._first = first
         return made
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """One transaction that may write: committed at the end, rolled back on any exception."""
-        with _begun(self.engine, writes=True) as connection:
+        with self._turn(), _begun(self.engine, writes=True) as connection:
             if self._first is not None:
                 self._first(connection)
             yield connection

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, Row, func, insert, select
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from dure import codec, scenario
 from dure.agent.wire import SyncRequest
@@ -72,10 +73,41 @@ def store_report(connection: Connection, report: SyncRequest, now_ms: int) -> No
     )
 
 
-@lru_cache(maxsize=64)
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A cluster that was heard at `before_ms`, and has said the same again since."""
+
+    cluster: str
+    before_ms: int
+    again_ms: int
+    answered: bool
+
+
+def hear_again(connection: Connection, heard: Sequence[Heard]) -> None:
+    """Note when sites were heard that had nothing new, but for those that said more meanwhile."""
+    of = sites.c
+    again_ms = bindparam("again_ms", type_=of.received_ms.type)
+    same = (of.cluster == bindparam("of_cluster"), of.received_ms == bindparam("before_ms"))
+    heard_only = update(sites).where(*same).values(received_ms=again_ms)
+    for answered, told in ((True, heard_only.values(answered_ms=again_ms)), (False, heard_only)):
+        rows = [
+            {"of_cluster": one.cluster, "before_ms": one.before_ms, "again_ms": one.again_ms}
+            for one in heard
+            if one.answered is answered
+        ]
+        if rows:
+            connection.execute(told, rows)
+
+
+@lru_cache(maxsize=1_000)
 def _report(document: str) -> SyncRequest:
     """A site repeats itself while nothing happens, so that most reports were decoded before."""
     return codec.read(SyncRequest, document)
+
+
+def received_ms(connection: Connection, cluster: str) -> int | None:
+    """When a cluster's agent was last heard, as written down; None: never."""
+    return connection.scalar(select(sites.c.received_ms).where(sites.c.cluster == cluster))
 
 
 def _site(row: Row[tuple[object, ...]]) -> Site | None:

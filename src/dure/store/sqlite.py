@@ -7,14 +7,42 @@ Whoever writes takes the write lock when it begins (BEGIN IMMEDIATE); whoever re
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import OperationalError
 
 from dure.store.limits import Limits
 
 _WRITE: Final = "dure_write"
+
+
+class Turns:
+    """Writers of one process, one after another.
+
+    Each would wait for the file's write lock by asking again and again, at last every 100 ms (its
+    busy handler), so that with many of them it lies free most of the time. The lock of the file
+    stays what counts: other processes may hold it.
+    """
+
+    def __init__(self, wait_s: float) -> None:
+        self._lock = Lock()
+        self._wait_s = wait_s
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Waits for its turn. Raises OperationalError where that takes too long, as SQLite does."""
+        if not self._lock.acquire(timeout=self._wait_s):
+            locked = sqlite3.OperationalError("database is locked by this process's other writers")
+            raise OperationalError("BEGIN IMMEDIATE", {}, locked)
+        try:
+            yield
+        finally:
+            self._lock.release()
 
 
 def options(writes: bool) -> dict[str, Any]:  # noqa: FBT001 (its one argument)
