@@ -45,7 +45,7 @@ def authenticate(service: Service, token: str) -> Principal:
             raise refusal
         if row.revoked_ms is not None or service.now_ms() >= row.expires_ms:
             raise refusal
-        return people.principal(connection, token_id)
+        return people.principal(connection, row)
 
 
 def require_scope(principal: Principal, scope: TokenScope) -> None:
@@ -199,7 +199,9 @@ def first_administrator(service: Service, keep: Callable[[str], None]) -> None:
             subject="person/admin",
             sentence="admin became admin of the nation at the start, since there was none.",
         )
-        acts.write(connection, people.principal(connection, made.token.id), deed, now_ms)
+        row = people.token_row(connection, made.token.id)
+        assert row is not None, "it was issued just now"
+        acts.write(connection, people.principal(connection, row), deed, now_ms)
         keep(made.secret)
 
 

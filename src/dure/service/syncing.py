@@ -128,9 +128,9 @@ def _again(service: Service, call: _Call, told: Told) -> SyncReply | None:
     """The answer of before, where all stands as it did."""
     cluster = call.report.cluster_id
     with service.database.read() as connection:
-        if sites.received_ms(connection, cluster) != told.received_ms:  # by another process
-            return None
         standing = attempts.standing(connection, cluster)
+    if standing.received_ms != told.received_ms:  # another process was told more
+        return None
     if standing.wishes != told.wishes or call.is_due(standing.lease_until_ms):
         return None
     told.again_ms = call.now_ms

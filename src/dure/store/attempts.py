@@ -15,6 +15,7 @@ from sqlalchemy import (
     Row,
     Select,
     String,
+    bindparam,
     cast,
     func,
     insert,
@@ -34,7 +35,7 @@ from dure.metering import Factors
 from dure.store.jobs import job_name
 from dure.store.ledger_schema import journals
 from dure.store.metadata import total
-from dure.store.schema import allocations, attempts, jobs, manifests, tasks
+from dure.store.schema import allocations, attempts, jobs, manifests, sites, tasks
 from dure.units import INT64_MAX
 from dure.views import AttemptView, StatementLine, UsageLine
 
@@ -223,28 +224,41 @@ def open_attempts(connection: Connection, cluster: str | None = None) -> tuple[A
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """All of a cluster's open attempts that an answer to its agent can differ by."""
+    """A cluster as its agent is answered: all that an answer can differ by."""
 
+    received_ms: int | None
+    """When its agent was last heard, as written down; None: never."""
     wishes: str
-    """What should become of each, and whether its engine has it: to be compared only."""
+    """What should become of each open attempt, and whether its engine has it; to be compared."""
     lease_until_ms: int
     """The first of their leases to end; the last instant there is, where nothing is open."""
 
 
-def standing(connection: Connection, cluster: str) -> Standing:
-    """One row, not one for each attempt: SQLite's driver lets other threads go first at each."""
-    of = attempts.c
+def _standing() -> Select[Any]:
+    of, cluster = attempts.c, bindparam("of_cluster", type_=String)
+    wish = of.id + "=" + of.wish + "=" + of.engine_id.is_(None).cast(String)
     each = (
-        select((of.id + "=" + of.wish + "=" + of.engine_id.is_(None).cast(String)).label("wish"))
-        .add_columns(of.lease_until_ms)
+        select(wish.label("wish"), of.lease_until_ms)
         .where(of.closed_ms.is_(None), of.cluster == cluster)
         .order_by(of.id)
         .subquery()
     )
-    row = connection.execute(
-        select(func.aggregate_strings(each.c.wish, ","), func.min(each.c.lease_until_ms))
-    ).one()
-    return Standing(row[0] or "", INT64_MAX if row[1] is None else int(row[1]))
+    received_ms = select(sites.c.received_ms).where(sites.c.cluster == cluster)
+    return select(
+        received_ms.scalar_subquery(),
+        func.aggregate_strings(each.c.wish, ","),
+        func.min(each.c.lease_until_ms),
+    )
+
+
+_STANDING: Final = _standing()
+"""One row, not one for each attempt: SQLite's driver lets other threads go first at each."""
+
+
+def standing(connection: Connection, cluster: str) -> Standing:
+    """How a cluster stands now."""
+    received_ms, wishes, lease_ms = connection.execute(_STANDING, {"of_cluster": cluster}).one()
+    return Standing(received_ms, wishes or "", INT64_MAX if lease_ms is None else lease_ms)
 
 
 def _by_id(connection: Connection, query: Select[Any]) -> tuple[Attempt, ...]:

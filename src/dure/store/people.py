@@ -130,9 +130,8 @@ def token_row(connection: Connection, token: str) -> Row[tuple[object, ...]] | N
     return connection.execute(select(tokens).where(tokens.c.id == token)).one_or_none()
 
 
-def principal(connection: Connection, token: str) -> Principal:
-    """The principal that a stored token stands for."""
-    row = connection.execute(select(tokens).where(tokens.c.id == token)).one()
+def principal(connection: Connection, row: Row[tuple[object, ...]]) -> Principal:
+    """The principal that a stored token stands for; `row` is the token's."""
     return Principal(
         person=row.person,
         token=row.id,

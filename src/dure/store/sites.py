@@ -105,11 +105,6 @@ def _report(document: str) -> SyncRequest:
     return codec.read(SyncRequest, document)
 
 
-def received_ms(connection: Connection, cluster: str) -> int | None:
-    """When a cluster's agent was last heard, as written down; None: never."""
-    return connection.scalar(select(sites.c.received_ms).where(sites.c.cluster == cluster))
-
-
 def _site(row: Row[tuple[object, ...]]) -> Site | None:
     """None for a report that an earlier version wrote in another form: as if it was never heard."""
     try:
