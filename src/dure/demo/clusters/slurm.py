@@ -245,6 +245,7 @@ SlurmctldTimeout=30
 SlurmdTimeout=10
 KillWait=3
 MinJobAge=300
+MaxJobCount=30000
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=2,sched_interval=2,batch_sched_delay=0,sched_min_interval=0
 SelectType=select/cons_tres
