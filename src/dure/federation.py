@@ -246,10 +246,12 @@ class Federation:
             time.sleep(0.2)
 
     def lose_site(self, cluster: str) -> None:
-        """A real cluster and its agent are gone at once, as in a power cut."""
-        for child in self.children:
+        """A real cluster and its agent are gone at once, as in a power cut, and stay so."""
+        for child in tuple(self.children):
             if child.name == _agent(cluster) and child.process is not None:
                 child.process.kill()
+                child.process.wait()
+                self.children.remove(child)
         self.real[cluster].lose()
 
     def stop(self) -> None:

@@ -165,3 +165,5 @@ def test_a_running_federation_is_rehearsed_with_and_without_a_change(up: Up, tmp
     assert moved["jobs"] == 1
     assert moved["avg_wait_s"] >= 3_600
     assert (tmp_path / "run" / "compare.html").exists()
+    member.cancel(job)
+    eventually(lambda: member.job(job).summary.state is State.CANCELLED, "it is cancelled")
